@@ -1,0 +1,40 @@
+"""The bus contract: jobs out, feeds after them, chunks back, cancels. voice/bus/redis.py is the one implementation.
+
+Keys (all with expiry): `{sess_...}:job_...:in` feeds of a job (stream), `gw:<gateway id>:chunks` chunks of all jobs
+of one gateway process (stream, MAXLEN), `voice:cancel` cancels (pub/sub), `{sess_...}:job_...:lease` highest attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from voice.core.jobs import Chunk, Feed, Job
+
+
+class GatewayBus(Protocol):
+    """The asyncio side, one per gateway process."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def chunks(self) -> AsyncIterator[Chunk]:
+        """Every chunk of every job this gateway opened, in stream order. Survives a Redis restart (reconnects)."""
+        ...
+    async def open(self, job: Job, feeds: tuple[Feed, ...] = ()) -> None:
+        """Write feeds, then submit the Celery task from a small thread pool. Raises BusUnavailable."""
+        ...
+    async def feed(self, job: Job, feed: Feed) -> None: ...
+    async def cancel(self, job: Job, reason: str) -> None: ...
+
+
+class WorkerBus(Protocol):
+    """The threads side, one per worker process."""
+
+    def claim(self, job: Job) -> bool:
+        """True if this attempt is the newest one and not cancelled; the start check."""
+        ...
+    def send(self, job: Job, reply_to: str, chunk: Chunk) -> None: ...
+    def feeds(self, job: Job, timeout_s: float) -> Iterator[Feed]:
+        """Feeds in order until one is `last`. Ends early when the job is cancelled; raises FeedTimeout."""
+        ...
+    def cancelled(self, job: Job) -> bool: ...

@@ -1,0 +1,99 @@
+"""What the session asks the shell to do. The core decides, the shell (voice/gateway) carries out, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from voice.core.jobs import Feed, Job
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one server event. `event` is JSON-ready and already carries its event_id."""
+
+    event: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SendAudio:
+    """Send one `response.output_audio.delta`. `event` lacks only `delta`; the shell adds base64 of `pcm`."""
+
+    event: dict[str, Any]
+    pcm: bytes  # PCM16 mono 24 kHz, whole samples, 20-200 ms
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    job: Job
+    feeds: tuple[Feed, ...] = ()  # input known already; written before the job is submitted
+
+
+@dataclass(frozen=True, slots=True)
+class FeedJob:
+    job: Job
+    feed: Feed
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    job: Job
+    reason: str  # client_cancelled, turn_detected, disconnected, superseded, deadline
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Call session.timer(name, now) at `at` (the same monotonic seconds as `now`). Setting again moves it."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClearTimer:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTurnDetection:
+    """The shell's detector takes these settings; None switches it off. `reset` forgets speech under way."""
+
+    settings: dict[str, Any] | None
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SaveItem:
+    """An item reached its last state (or changed after it: truncated). `item` is wire-shaped, without audio."""
+
+    item: dict[str, Any]
+    previous_item_id: str | None
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTurn:
+    """A response ended; written with its usage in one transaction. The unit of billing and of the waterfall."""
+
+    turn_id: str  # turn_...
+    response_id: str
+    status: str  # completed, cancelled, failed, incomplete
+    reason: str  # status_details.reason or error code, "" when completed
+    user_item_id: str | None
+    # consecutive, named, ms; their sum is the time from end of speech (or response.create) to the first audio
+    # (or text) sent. Names: endpointing, stt_queue, stt, llm_queue, llm, sentence, tts_queue, tts, send
+    segments: tuple[tuple[str, float], ...]
+    # meter -> integer units: audio_in_ms, audio_out_ms, tokens_in, tokens_out
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    code: int
+    reason: str
+
+
+Effect = (
+    Send | SendAudio | OpenJob | FeedJob | CancelJob | SetTimer | ClearTimer
+    | SetTurnDetection | SaveItem | RecordTurn | Close
+)

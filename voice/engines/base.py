@@ -1,0 +1,108 @@
+"""The three engine contracts. One file per engine under stt/, llm/, tts/ with a class named Engine; the module
+name is the engine's name. An engine knows nothing of sessions, tenants, Redis or cancelling: it yields, and frees
+what it holds when its generator is closed (GeneratorExit at a yield). Heavy imports go inside load().
+
+Engines are shared by all threads of a worker: load() runs once, the other methods from many threads at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class EngineError(Exception):
+    """The engine could not do it. `retryable`: the same call may work a moment later or on another worker."""
+
+    def __init__(self, message: str, *, code: str = "engine_error", retryable: bool = False):
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+
+class ModelNotFound(EngineError):
+    """No such model on this machine; the message names the path looked at and `manage.py models pull`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    text: str  # all heard so far, or all of it when final
+    final: bool
+    language: str = "en"
+    no_speech: float = 0.0  # 0..1
+    words: tuple[tuple[str, int, int], ...] = ()  # (word, start_ms, end_ms); empty where not known
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    messages: list[dict[str, Any]]  # Chat Completions shape: role system/user/assistant/tool, content, tool_calls
+    tools: list[dict[str, Any]] = field(default_factory=list)  # [{type: function, name, description, parameters}]
+    tool_choice: str | dict[str, Any] = "auto"  # auto, none, required, {type: function, name}
+    parallel_tool_calls: bool = True
+    max_tokens: int = 512
+    temperature: float = 0.0
+    prefix: str = ""  # text of the answer already said; go on after it
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    name: str
+    arguments: str  # valid JSON object
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Last thing an LLM yields."""
+
+    finish_reason: str  # stop, length, tool_calls
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    pcm: bytes  # PCM16 mono at Engine.rate_hz, whole samples, at most 100 ms
+    marks: tuple[tuple[int, int], ...] = ()  # (character offset, ms from start) of words beginning in this piece
+
+
+class Engine(ABC):
+    def __init__(self, model: str = ""):
+        self.model = model
+
+    @abstractmethod
+    def load(self) -> None:
+        """Import what is heavy and load weights. Raises ModelNotFound, EngineError."""
+
+    def close(self) -> None:
+        """Give back processes, threads and memory. Safe to call twice."""
+
+
+class STTEngine(Engine):
+    @abstractmethod
+    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "") -> Iterator[Transcript]:
+        """PCM16 mono 16 kHz in; zero or more interim transcripts, then exactly one final (text "" for silence)."""
+
+
+class LLMEngine(Engine):
+    @abstractmethod
+    def complete(self, request: CompletionRequest) -> Iterator[TextDelta | ToolCall | Completion]:
+        """Text deltas and whole tool calls, then exactly one Completion."""
+
+
+class TTSEngine(Engine):
+    rate_hz: int = 24000
+
+    @abstractmethod
+    def voices(self) -> list[str]:
+        """Names this engine speaks with; the first is its default."""
+
+    @abstractmethod
+    def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0, language: str = "en") -> Iterator[Speech]:
+        """Speak `text` (one sentence). speed 0.25-4.0, 1.0 = normal. Unknown voice: EngineError unknown_voice."""
