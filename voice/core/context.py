@@ -1,0 +1,85 @@
+"""What the parts of one session share: settings, items, open leases, and the effects they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from voice.core.conversation import Conversation, Entry
+from voice.core.effects import CancelJob, Effect, FeedJob, OpenJob, SaveItem, Send, SetTimer
+from voice.core.jobs import Feed, Job, Stage
+from voice.core.leases import Lease
+from voice.core.settings import SessionConfig, Settings
+from voice.core.usage import MinuteBucket
+
+LEASE_CHECK_S = 0.1
+
+
+class Context:
+    def __init__(self, config: SessionConfig, ids: Callable[[str], str]):
+        self.config = config
+        self.settings = Settings(config)
+        self.conversation = Conversation(config.max_items, config.max_text_chars)
+        self.conversation_id = ids("conv")
+        self.ids = ids
+        self.now = 0.0
+        self.effects: list[Effect] = []
+        self.leases: dict[str, Lease] = {}
+        self.requests = MinuteBucket(config.responses_per_minute)
+        self.tokens = MinuteBucket(config.tokens_per_minute)
+        self.unbilled_audio_ms = 0  # transcribed, not yet in a RecordTurn
+
+    def take(self) -> list[Effect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    def do(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def send(self, type: str, **fields: Any) -> None:
+        self.effects.append(Send({"type": type, "event_id": self.ids("event"), **fields}))
+
+    def save(self, entry: Entry, *, deleted: bool = False) -> None:
+        item = entry.item
+        previous = None if deleted else self.conversation.previous_of(item["id"])
+        self.do(SaveItem(dict(item), previous, deleted))
+
+    # Jobs
+
+    def open_job(self, stage: Stage, owner: str, deadline_ms: int, params: dict[str, Any], feeds: tuple[Feed, ...] = (),
+                 worker_deadline_ms: int | None = None) -> Lease:  # fmt: skip
+        """Open a job of the session's engine for `stage`; `deadline_ms` counts from now."""
+        config = self.config
+        engine, model = {
+            Stage.STT: (config.stt_engine, config.stt_model),
+            Stage.LLM: (config.llm_engine, config.llm_model),
+            Stage.TTS: (config.tts_engine, config.tts_model),
+        }[stage]
+        job = Job(self.ids("job"), 1, stage, config.session_id, engine, model, worker_deadline_ms or deadline_ms, params)
+        lease = Lease(job, owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000, feeds=list(feeds))
+        if not self.leases:
+            self.do(SetTimer("leases", self.now + LEASE_CHECK_S))
+        self.leases[job.id] = lease
+        self.do(OpenJob(job, feeds))
+        return lease
+
+    def feed(self, lease: Lease, feed: Feed) -> None:
+        lease.feeds.append(feed)
+        self.do(FeedJob(lease.job, feed))
+
+    def end_lease(self, lease: Lease | None, cancel: str = "") -> None:
+        """From now on its chunks are dropped; `cancel` names why the worker should stop too."""
+        if lease is None or self.leases.pop(lease.job.id, None) is None:
+            return
+        lease.end()
+        if cancel:
+            self.do(CancelJob(lease.job, cancel))
+
+    def reopen(self, lease: Lease, feeds: tuple[Feed, ...], **params: Any) -> bool:
+        """Attempt 2 of a lost job. False when it had its second chance already."""
+        job = lease.reopen(self.now, self.config.start_deadline_ms / 1000, **params)
+        if job is None:
+            return False
+        lease.feeds = list(feeds)
+        self.do(OpenJob(job, feeds))
+        return True

@@ -1,0 +1,73 @@
+"""The session's side of a job: which attempt counts, what it has been fed, when it was last heard of.
+
+A worker holds a job as a lease. Silence for SILENT_LEASE_MS, or no start within the start deadline, makes the
+session open attempt 2 (once); lower attempts are dropped from then on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from voice.core.jobs import SILENT_LEASE_MS, Chunk, ChunkKind, Feed, Job
+from voice.core.states import LEASE, LeaseState, advance
+
+MAX_ATTEMPTS = 2
+
+
+class Verdict(Enum):
+    DROP = "drop"  # of a lower attempt, doubled or late
+    GAP = "gap"  # something between is missing
+    TAKE = "take"
+
+
+@dataclass
+class Lease:
+    job: Job
+    owner: str  # response id, or the item id of an utterance
+    opened_at: float
+    deadline: float  # monotonic seconds; moved by progress where the stage says so
+    start_by: float
+    state: LeaseState = LeaseState.OPENED
+    next_seq: int = 0
+    heard_at: float = 0.0
+    started_at: float = 0.0  # when the first attempt that spoke was taken by a worker
+    feeds: list[Feed] = field(default_factory=list)
+
+    def judge(self, chunk: Chunk, now: float) -> Verdict:
+        """Count the chunk. BEAT carries the last seq and only shows life."""
+        if self.state is LeaseState.ENDED or chunk.attempt != self.job.attempt:
+            return Verdict.DROP
+        if chunk.kind is ChunkKind.BEAT:
+            if chunk.seq >= self.next_seq:
+                return Verdict.GAP
+            self.heard_at = now
+            return Verdict.DROP
+        if chunk.seq < self.next_seq:
+            return Verdict.DROP
+        if chunk.seq > self.next_seq:
+            return Verdict.GAP
+        self.next_seq += 1
+        self.heard_at = now
+        if self.state is LeaseState.OPENED:
+            self.state = advance(LEASE, self.state, LeaseState.HELD)
+            self.started_at = self.started_at or now
+        return Verdict.TAKE
+
+    def lost(self, now: float) -> bool:
+        """Silent for too long, or never taken."""
+        if self.state is LeaseState.HELD:
+            return now - self.heard_at > SILENT_LEASE_MS / 1000
+        return now > self.start_by
+
+    def reopen(self, now: float, start_deadline_s: float, **params) -> Job | None:
+        """The same job as attempt + 1 with changed params; None when there is no attempt left."""
+        if self.job.attempt >= MAX_ATTEMPTS:
+            return None
+        self.job = replace(self.job, attempt=self.job.attempt + 1, params={**self.job.params, **params})
+        self.state = advance(LEASE, self.state, LeaseState.OPENED)
+        self.next_seq, self.heard_at, self.start_by = 0, now, now + start_deadline_s
+        return self.job
+
+    def end(self) -> None:
+        self.state = advance(LEASE, self.state, LeaseState.ENDED)

@@ -1,0 +1,425 @@
+"""One response: opens its jobs, turns their chunks into events in the protocol's order, paces the audio, ends once."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from voice.core.chunker import Chunker
+from voice.core.context import Context
+from voice.core.conversation import Entry, Sentence, Spoken, llm_messages
+from voice.core.effects import ClearTimer, RecordTurn, SendAudio, SetTimer
+from voice.core.input_audio import BYTES_PER_MS
+from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
+from voice.core.leases import Lease
+from voice.core.states import RESPONSE, ResponseState, advance
+from voice.core.usage import Spent
+from voice.core.waterfall import Waterfall
+
+PACE_AHEAD_S = 2.0  # audio is sent at most this far ahead of its playing
+FEED_AHEAD = 2  # sentences given to the speech engine beyond the one being sent
+TTS_JOB_MS = 15 * 60 * 1000  # a long answer holds its worker as long as it is spoken
+
+
+@dataclass
+class ResponseParams:
+    """The session's settings with what response.create overrides."""
+
+    instructions: str
+    modality: str  # "audio" or "text"
+    voice: str
+    speed: float
+    tools: list[dict[str, Any]]
+    tool_choice: Any
+    parallel_tool_calls: bool
+    max_output_tokens: int | str
+    metadata: dict[str, str] | None = None
+    out_of_band: bool = False
+    input: list[Entry] | None = None  # None: the conversation
+
+
+@dataclass
+class Message:
+    """The spoken or written item of a response."""
+
+    entry: Entry
+    output_index: int
+    chunker: Chunker = field(default_factory=Chunker)
+    text: str = ""
+    cut: int = 0  # characters already in sentences
+    text_done: bool = False
+    closed: bool = False
+    # audio only
+    fed: int = 0  # sentences given to the speech engine
+    last_fed: bool = False
+    sending: int = 0  # sentence whose audio goes out
+    queue: deque[tuple[int, bytes]] = field(default_factory=deque)
+    received: dict[int, int] = field(default_factory=dict)  # sentence -> bytes
+    skip: dict[int, int] = field(default_factory=dict)  # bytes of a sentence to drop after a second attempt
+
+
+class Response:
+    def __init__(self, context: Context, params: ResponseParams, clock: Waterfall, user_item_id: str | None = None):
+        self.context, self.params, self.clock, self.user_item_id = context, params, clock, user_item_id
+        self.id = context.ids("resp")
+        self.state = ResponseState.IN_PROGRESS
+        self.details: dict[str, Any] | None = None
+        self.output: list[Entry] = []
+        self.message: Message | None = None
+        self.calls = 0
+        self.spent = Spent()
+        self.waiting: set[str] = set()  # user items whose transcript must come first
+        self.llm: Lease | None = None
+        self.tts: Lease | None = None
+        self.finish_reason = ""
+        self.llm_done = False
+        self.play_end = 0.0
+        self.sent_bytes = 0
+        self.deltas = 0
+
+    @property
+    def active(self) -> bool:
+        return self.state is ResponseState.IN_PROGRESS
+
+    # Beginning
+
+    def begin(self, waiting: set[str]) -> None:
+        self.waiting = waiting
+        self.context.requests.spend(1, self.context.now)
+        self.context.send("response.created", response=self.wire())
+        if not waiting:
+            self.open_jobs()
+
+    def transcript_ready(self, item_id: str) -> None:
+        if item_id in self.waiting:
+            self.waiting.discard(item_id)
+            if not self.waiting and self.active:
+                self.open_jobs()
+
+    def open_jobs(self) -> None:
+        params, context = self.params, self.context
+        entries = params.input if params.input is not None else context.conversation.entries()
+        tokens = params.max_output_tokens
+        self.llm = context.open_job(Stage.LLM, self.id, context.config.llm_deadline_ms, {
+            "messages": llm_messages(params.instructions, entries), "tools": params.tools, "tool_choice": params.tool_choice,
+            "parallel_tool_calls": params.parallel_tool_calls, "max_tokens": 4096 if tokens == "inf" else tokens,
+            "temperature": 0.0, "prefix": "",
+        })  # fmt: skip
+        if params.modality == "audio":
+            self.tts = context.open_job(Stage.TTS, self.id, TTS_JOB_MS, {
+                "voice": params.voice, "speed": params.speed, "language": context.config.language, "rate_hz": 24000,
+            })  # fmt: skip
+
+    # Chunks
+
+    def take(self, lease: Lease, chunk: Chunk) -> None:
+        if chunk.kind is ChunkKind.STARTED:
+            if lease is self.llm:
+                self.clock.mark("llm_queue", self.context.now)
+        elif chunk.kind is ChunkKind.TEXT:
+            self._text(chunk.text)
+        elif chunk.kind is ChunkKind.TOOL:
+            if chunk.index >= self.calls:
+                self._tool_call(chunk)
+        elif chunk.kind is ChunkKind.AUDIO:
+            self._audio(chunk)
+        elif chunk.kind is ChunkKind.DONE:
+            self._job_done(lease, chunk)
+        elif chunk.kind is ChunkKind.FAILED:
+            self.lease_failed(lease, chunk.name or "engine_error", chunk.text, retry=bool(chunk.meta.get("retryable")))
+
+    def lease_failed(self, lease: Lease, code: str, message: str, *, retry: bool) -> None:
+        """The worker is gone or gave up: once more where that can help, else the response ends failed."""
+        if retry and (self._reopen_llm() if lease is self.llm else self._reopen_tts()):
+            return
+        names = {Stage.LLM: "language model", Stage.TTS: "speech synthesis"}
+        if code == "lease_lost":
+            code = f"{lease.job.stage}_unavailable"
+        self.fail(code, message or f"The {names[lease.job.stage]} is not available; try again in a moment.")
+
+    def _reopen_llm(self) -> bool:
+        return self.context.reopen(self.llm, (), prefix=self.message.text if self.message else "")
+
+    def _reopen_tts(self) -> bool:
+        """Sentences whose audio is complete are not said again; of the broken one only what is missing is kept."""
+        message = self.message
+        if message is None:
+            return self.context.reopen(self.tts, ())
+        sentences = message.entry.spoken.sentences
+        first = next((i for i, s in enumerate(sentences[: message.fed]) if not s.final), message.fed)
+        if first < message.fed:
+            message.skip[first] = message.received.get(first, 0)
+        feeds = tuple(Feed(i, sentences[i].text) for i in range(first, message.fed) if not sentences[i].final)
+        if message.last_fed:
+            feeds += (Feed(message.fed, last=True),)
+        return self.context.reopen(self.tts, feeds)
+
+    def _text(self, text: str) -> None:
+        if not text:
+            return
+        message = self.message or self._open_message()
+        self.clock.mark("llm", self.context.now)
+        message.text += text
+        self.deltas += 1
+        if self.params.modality == "text":
+            self.clock.mark("send", self.context.now)
+            self._part_event("response.output_text.delta", delta=text)
+            return
+        self._part_event("response.output_audio_transcript.delta", delta=text)
+        self._add_sentences(message.chunker.feed(text))
+
+    def _add_sentences(self, texts: list[str]) -> None:
+        message = self.message
+        for text in texts:
+            message.entry.spoken.sentences.append(Sentence(message.cut, text, final=not text.strip()))
+            message.cut += len(text)
+        self._feed_ahead()
+
+    def _feed_ahead(self) -> None:
+        """Keep the speech engine FEED_AHEAD sentences ahead of what is being sent; tell it when no more will come."""
+        message = self.message
+        if self.tts is None or message.last_fed:
+            return
+        sentences = message.entry.spoken.sentences
+        while message.fed < len(sentences) and message.fed <= message.sending + FEED_AHEAD:
+            index, sentence = message.fed, sentences[message.fed]
+            message.fed += 1
+            if not sentence.final:
+                self._expect_audio()
+                self.clock.mark("sentence", self.context.now)
+                self.context.feed(self.tts, Feed(index, sentence.text))
+        if message.text_done and message.fed == len(sentences):
+            message.last_fed = True
+            self.context.feed(self.tts, Feed(message.fed, last=True))
+
+    def _expect_audio(self) -> None:
+        self.tts.deadline = self.context.now + self.context.config.tts_deadline_ms / 1000
+
+    def _audio(self, chunk: Chunk) -> None:
+        message = self.message
+        if message is None or chunk.index >= message.fed:
+            return self.fail("tts_unavailable", f"Audio of sentence {chunk.index}, which was not asked for.")
+        sentence = message.entry.spoken.sentences[chunk.index]
+        if sentence.final:
+            return
+        self._expect_audio()
+        if self.tts.started_at:
+            self.clock.mark("tts_queue", self.tts.started_at)
+        pcm, marks = self._not_yet_received(message, chunk)
+        if not sentence.audio_ms:
+            sentence.start_ms = message.entry.spoken.audio_ms
+        sentence.marks += [(char, at) for char, at in marks]
+        sentence.audio_ms += len(pcm) / BYTES_PER_MS
+        message.received[chunk.index] = message.received.get(chunk.index, 0) + len(pcm)
+        if pcm:
+            self.clock.mark("tts", self.context.now)
+            message.queue.append((chunk.index, pcm))
+        if chunk.final:
+            sentence.final = True
+            if all(s.final for s in message.entry.spoken.sentences[: message.fed]):
+                self.tts.deadline = self.context.now + TTS_JOB_MS / 1000  # nothing is owed
+        self.pump()
+
+    def _not_yet_received(self, message: Message, chunk: Chunk) -> tuple[bytes, tuple]:
+        """After a second attempt the first bytes of the broken sentence come again: drop those."""
+        left = message.skip.get(chunk.index, 0)
+        if not left:
+            return chunk.pcm, chunk.marks
+        dropped = min(left, len(chunk.pcm))
+        message.skip[chunk.index] = left - dropped
+        heard_ms = message.received.get(chunk.index, 0) / BYTES_PER_MS
+        return chunk.pcm[dropped:], tuple(m for m in chunk.marks if m[1] >= heard_ms)
+
+    def pump(self) -> None:
+        """Send audio that is due: never more than PACE_AHEAD_S before it would play."""
+        message, context = self.message, self.context
+        if not self.active or message is None:
+            return
+        while message.queue:
+            if self.play_end - context.now > PACE_AHEAD_S:
+                context.do(SetTimer(f"pace:{self.id}", self.play_end - PACE_AHEAD_S + 0.02))
+                break
+            index, pcm = message.queue.popleft()
+            message.sending = index
+            self.play_end = max(self.play_end, context.now) + len(pcm) / BYTES_PER_MS / 1000
+            self.sent_bytes += len(pcm)
+            self.clock.mark("send", context.now)
+            context.do(SendAudio(self._part_fields("response.output_audio.delta"), pcm))
+        self._feed_ahead()
+        self._finish_if_done()
+
+    def _job_done(self, lease: Lease, chunk: Chunk) -> None:
+        self.context.end_lease(lease)
+        if lease is self.tts:
+            if self.message and any(not s.final for s in self.message.entry.spoken.sentences):
+                self.fail("tts_unavailable", "Speech synthesis ended before the last sentence.")
+            return
+        self.llm_done = True
+        self.spent.text_in += int(chunk.meta.get("input_tokens", 0))
+        self.spent.text_out += int(chunk.meta.get("output_tokens", 0))
+        self.finish_reason = chunk.meta.get("finish_reason", "stop")
+        if message := self.message:
+            message.text_done = True
+            if self.params.modality == "audio":
+                self._add_sentences(message.chunker.flush())
+        self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if not self.llm_done or not self.active:
+            return
+        message = self.message
+        if message and self.params.modality == "audio":
+            if message.queue or any(not s.final for s in message.entry.spoken.sentences):
+                return
+        if self.finish_reason == "length":
+            self._finish(ResponseState.INCOMPLETE, {"type": "incomplete", "reason": "max_output_tokens"}, "max_output_tokens")
+        else:
+            self._finish(ResponseState.COMPLETED, None, "")
+
+    # Items
+
+    def _open_message(self) -> Message:
+        part = "output_audio" if self.params.modality == "audio" else "output_text"
+        item = {"id": self.context.ids("item"), "object": "realtime.item", "type": "message", "status": "in_progress",
+                "role": "assistant", "content": []}  # fmt: skip
+        entry = Entry(item, spoken=Spoken() if part == "output_audio" else None)
+        index = self._add_output(entry)
+        self.message = Message(entry, index)
+        self._part_event("response.content_part.added", part={"type": "audio", "transcript": ""} if entry.spoken else {"type": "text", "text": ""})
+        return self.message
+
+    def _add_output(self, entry: Entry) -> int:
+        index = len(self.output)
+        self.output.append(entry)
+        item = dict(entry.item)
+        self.context.send("response.output_item.added", response_id=self.id, output_index=index, item=item)
+        if not self.params.out_of_band:
+            previous = self.context.conversation.add(entry)
+            self.context.send("conversation.item.added", previous_item_id=previous, item=dict(item))
+        return index
+
+    def _tool_call(self, chunk: Chunk) -> None:
+        self.clock.mark("llm", self.context.now)
+        self.clock.mark("send", self.context.now)
+        self.calls += 1
+        call = {"id": self.context.ids("item"), "object": "realtime.item", "type": "function_call", "status": "in_progress",
+                "call_id": self.context.ids("call"), "name": chunk.name, "arguments": ""}  # fmt: skip
+        entry = Entry(call)
+        index = self._add_output(entry)
+        ids = {"response_id": self.id, "item_id": call["id"], "output_index": index, "call_id": call["call_id"]}
+        self.context.send("response.function_call_arguments.delta", **ids, delta=chunk.arguments)
+        self.context.send("response.function_call_arguments.done", **ids, name=chunk.name, arguments=chunk.arguments)
+        call["arguments"], call["status"] = chunk.arguments, "completed"
+        self._item_done(entry, index)
+
+    def _item_done(self, entry: Entry, index: int) -> None:
+        conversation = self.context.conversation
+        if not self.params.out_of_band and conversation.get(entry.item["id"]) is entry:
+            previous = conversation.previous_of(entry.item["id"])
+            self.context.send("conversation.item.done", previous_item_id=previous, item=_copy(entry.item))
+            self.context.save(entry)
+        self.context.send("response.output_item.done", response_id=self.id, output_index=index, item=_copy(entry.item))
+
+    def _close_message(self, status: str) -> None:
+        message = self.message
+        if message is None or message.closed:
+            return
+        message.closed = True
+        item = message.entry.item
+        item["status"] = status
+        if message.entry.spoken is None:
+            item["content"] = [{"type": "output_text", "text": message.text}]
+            self._part_event("response.output_text.done", text=message.text)
+            self._part_event("response.content_part.done", part={"type": "text", "text": message.text})
+        else:
+            heard = message.text if status == "completed" else message.entry.spoken.heard(self.heard_ms)
+            item["content"] = [{"type": "output_audio", "transcript": heard}]
+            if self.sent_bytes:
+                self._part_event("response.output_audio.done")
+            self._part_event("response.output_audio_transcript.done", transcript=message.text)
+            self._part_event("response.content_part.done", part={"type": "audio", "transcript": message.text})
+        self._item_done(message.entry, message.output_index)
+
+    def _part_fields(self, type: str) -> dict[str, Any]:
+        message = self.message
+        return {"type": type, "event_id": self.context.ids("event"), "response_id": self.id, "item_id": message.entry.item["id"],
+                "output_index": message.output_index, "content_index": 0}  # fmt: skip
+
+    def _part_event(self, type: str, **fields: Any) -> None:
+        message = self.message
+        self.context.send(type, response_id=self.id, item_id=message.entry.item["id"], output_index=message.output_index,
+                          content_index=0, **fields)  # fmt: skip
+
+    # Ending
+
+    @property
+    def heard_ms(self) -> float:
+        """Audio the listener has heard by now, if it plays what it gets at once."""
+        return self.sent_bytes / BYTES_PER_MS - max(0.0, self.play_end - self.context.now) * 1000
+
+    def cancel(self, reason: str) -> None:
+        """`reason`: client_cancelled, turn_detected or one of ours (disconnected), which clients do not see."""
+        seen = reason if reason in ("client_cancelled", "turn_detected") else "client_cancelled"
+        self._finish(ResponseState.CANCELLED, {"type": "cancelled", "reason": seen}, reason)
+
+    def fail(self, code: str, message: str) -> None:
+        error = {"type": "server_error", "code": code, "message": message}
+        self._finish(ResponseState.FAILED, {"type": "failed", "error": error}, code)
+
+    def _finish(self, state: ResponseState, details: dict[str, Any] | None, reason: str) -> None:
+        if not self.active:
+            return
+        context = self.context
+        self.state = advance(RESPONSE, self.state, state)
+        self.details = details
+        for lease in (self.llm, self.tts):
+            context.end_lease(lease, reason or "superseded")
+        context.do(ClearTimer(f"pace:{self.id}"))
+        self._close_message("completed" if state is ResponseState.COMPLETED else "incomplete")
+        self._count(context)
+        context.send("response.done", response=self.wire())
+        now = context.now
+        context.send("rate_limits.updated", rate_limits=[context.requests.wire("requests", now), context.tokens.wire("tokens", now)])
+        segments = self.clock.segments()
+        if context.settings.extensions:
+            self._send_timing(dict(segments))
+        context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters()))
+
+    def _count(self, context: Context) -> None:
+        spent = self.spent
+        if not self.llm_done and self.llm is not None:  # ended early: about a token a delta, four characters a token
+            spent.text_out += self.deltas
+            spent.text_in += len(json.dumps(self.llm.job.params["messages"])) // 4
+        spent.audio_out_ms = self.sent_bytes // BYTES_PER_MS
+        spent.audio_in_ms, context.unbilled_audio_ms = context.unbilled_audio_ms, 0
+        context.tokens.spend(spent.total, context.now)
+
+    def _send_timing(self, ms: dict[str, float]) -> None:
+        first = sum(ms.values())
+        self.context.send("ext.response.timing", response_id=self.id, vad_ms=ms.get("endpointing"), stt_ms=_plus(ms, "stt_queue", "stt"),
+                          llm_ttft_ms=_plus(ms, "llm_queue", "llm"), tts_ttfb_ms=_plus(ms, "tts_queue", "tts"),
+                          first_audio_ms=round(first, 3), segments=[{"name": n, "ms": v} for n, v in ms.items()])  # fmt: skip
+
+    def wire(self) -> dict[str, Any]:
+        params, done = self.params, not self.active
+        value: dict[str, Any] = {
+            "object": "realtime.response", "id": self.id, "status": str(self.state), "status_details": self.details,
+            "output": [_copy(e.item) for e in self.output] if done else [], "output_modalities": [params.modality],
+            "conversation_id": None if params.out_of_band else self.context.conversation_id,
+            "max_output_tokens": params.max_output_tokens, "metadata": params.metadata,
+            "usage": self.spent.wire() if done else None,
+        }  # fmt: skip
+        if params.modality == "audio":
+            value["audio"] = {"output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": params.voice}}
+        return value
+
+
+def _plus(ms: dict[str, float], *names: str) -> float | None:
+    found = [ms[n] for n in names if n in ms]
+    return round(sum(found), 3) if found else None
+
+
+def _copy(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "content": [dict(p) for p in item["content"]]} if "content" in item else dict(item)

@@ -1,0 +1,408 @@
+"""One realtime session, pure: events, audio, chunks and timers in, effects out (docs/architecture.md, "Core").
+
+No await, clock, randomness or I/O inside: time comes as `now` (monotonic seconds), ids from `ids(prefix)`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from voice.core import events
+from voice.core.context import LEASE_CHECK_S, Context
+from voice.core.conversation import Entry
+from voice.core.effects import ClearTimer, Close, Effect, RecordTurn, SetTimer, SetTurnDetection
+from voice.core.errors import ProtocolError
+from voice.core.jobs import Chunk, Stage
+from voice.core.leases import Lease, Verdict
+from voice.core.response import Response, ResponseParams
+from voice.core.settings import SessionConfig, apply_patch, flat_to_ga
+from voice.core.speech import SpeechEdge
+from voice.core.states import SESSION, SessionState, advance
+from voice.core.turns import Listeners, Turns, Utterance
+from voice.core.waterfall import Waterfall
+
+NOTHING: list[Effect] = []
+_OVERRIDES = ("instructions", "output_modalities", "audio", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens")
+
+
+class Session:
+    def __init__(self, config: SessionConfig, ids: Callable[[str], str]):
+        self.context = Context(config, ids)
+        self.state = SessionState.LIVE
+        self.turns = Turns(self.context, Listeners(self._speech_started, self._heard, self._not_heard))
+        self.active: Response | None = None  # of the conversation; at most one
+        self.aside: dict[str, Response] = {}  # out of band
+        self.last: Response | None = None  # the last spoken one: its audio may still be playing
+        self.unanswered: Utterance | None = None  # waits for the user to finish or the answer under way to end
+        self._updated = False
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "session.update": self._update,
+            "input_audio_buffer.commit": lambda event: self.turns.commit(),
+            "input_audio_buffer.clear": lambda event: self.turns.clear(),
+            "conversation.item.create": self._item_create,
+            "conversation.item.retrieve": self._item_retrieve,
+            "conversation.item.truncate": self._item_truncate,
+            "conversation.item.delete": self._item_delete,
+            "response.create": self._response_create,
+            "response.cancel": self._response_cancel,
+            "output_audio_buffer.clear": self._output_clear,
+        }
+
+    # What the shell calls
+
+    def start(self, now: float) -> list[Effect]:
+        context = self._at(now)
+        context.send("session.created", session=context.settings.echo())
+        if context.settings.type == "realtime":
+            context.send("conversation.created", conversation={"id": context.conversation_id, "object": "realtime.conversation"})
+        context.do(SetTurnDetection(context.settings.turn_detection))
+        context.do(SetTimer("expire", now + context.config.max_session_s))
+        return context.take()
+
+    def receive(self, event: Any, now: float) -> list[Effect]:
+        """Any client event but input_audio_buffer.append, whose audio comes through `audio()`."""
+        if self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        try:
+            checked = events.check(event)
+            if handler := self._handlers.get(checked["type"]):
+                handler(checked)
+        except ProtocolError as error:
+            context.send("error", error=error.body(events.event_id_of(event)))
+        return context.take()
+
+    def refuse(self, error: ProtocolError, event_id: str | None, now: float) -> list[Effect]:
+        """Tell the client of an event the shell could not decode."""
+        context = self._at(now)
+        context.send("error", error=error.body(event_id))
+        return context.take()
+
+    def audio(self, pcm: bytes, edges: Sequence[SpeechEdge], now: float, event_id: str | None = None) -> list[Effect]:
+        """PCM16 mono 24 kHz and what the detector found in it. The hot path: without edges nothing is built."""
+        if self.state is SessionState.CLOSED:
+            return NOTHING
+        try:
+            self.turns.append(pcm)
+        except ProtocolError as error:
+            return self.refuse(error, event_id, now)
+        if not edges:
+            return NOTHING
+        context = self._at(now)
+        for edge in edges:
+            self.turns.edge(edge)
+        return context.take()
+
+    def engine(self, chunk: Chunk, now: float) -> list[Effect]:
+        """A chunk of one of our jobs; late, doubled and foreign ones do nothing."""
+        lease = self.context.leases.get(chunk.job)
+        if lease is None or self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        verdict = lease.judge(chunk, now)
+        if verdict is Verdict.TAKE:
+            self._owner(lease).take(lease, chunk)
+        elif verdict is Verdict.GAP:
+            self._owner(lease).lease_failed(lease, "lease_lost", "", retry=True)
+        self._after()
+        return context.take()
+
+    def job_lost(self, job_id: str, attempt: int, code: str, message: str, now: float) -> list[Effect]:
+        """The shell could not submit or feed a job."""
+        lease = self.context.leases.get(job_id)
+        if lease is None or lease.job.attempt != attempt or self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        self._owner(lease).lease_failed(lease, code, message, retry=False)
+        self._after()
+        return context.take()
+
+    def timer(self, name: str, now: float) -> list[Effect]:
+        if self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        if name == "leases":
+            self._check_leases()
+        elif name.startswith("pace:"):
+            if response := self._find_response(name[5:]):
+                response.pump()
+        elif name == "expire":
+            self._expire()
+        self._after()
+        return context.take()
+
+    def close(self, reason: str, now: float) -> list[Effect]:
+        """The connection is gone or must go: every job is cancelled, every response ends, nothing is left unbilled."""
+        if self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        self.unanswered = None
+        for response in [r for r in (self.active, *self.aside.values()) if r]:
+            response.cancel(reason)
+        self.turns.close()
+        if context.unbilled_audio_ms:
+            self._bill_input("")
+        context.do(ClearTimer("leases"))
+        context.do(ClearTimer("expire"))
+        self.state = advance(SESSION, self.state, SessionState.CLOSED)
+        return context.take()
+
+    # Inside
+
+    def _at(self, now: float) -> Context:
+        self.context.now = now
+        return self.context
+
+    def _owner(self, lease: Lease) -> Turns | Response:
+        if lease.job.stage is Stage.STT:
+            return self.turns
+        return self._find_response(lease.owner)
+
+    def _find_response(self, response_id: str) -> Response | None:
+        if self.active and self.active.id == response_id:
+            return self.active
+        return self.aside.get(response_id)
+
+    def _after(self) -> None:
+        """Put away responses that ended and start the answer that waited."""
+        if self.active and not self.active.active:
+            if self.active.sent_bytes:
+                self.last = self.active
+            self.active = None
+        self.aside = {i: r for i, r in self.aside.items() if r.active} if self.aside else self.aside
+        if self.unanswered and not self.active and not self.turns.speaking and not self.turns.pending:
+            utterance, self.unanswered = self.unanswered, None
+            self._answer(utterance)
+
+    def _check_leases(self) -> None:
+        context = self.context
+        for lease in list(context.leases.values()):
+            if lease.job.id not in context.leases:
+                continue
+            if context.now > lease.deadline:
+                self._owner(lease).lease_failed(lease, "deadline_exceeded", f"No {lease.job.stage} result in time.", retry=False)
+            elif lease.lost(context.now):
+                self._owner(lease).lease_failed(lease, "lease_lost", "", retry=True)
+        if context.leases:
+            context.do(SetTimer("leases", context.now + LEASE_CHECK_S))
+
+    def _expire(self) -> None:
+        minutes = max(1, self.context.config.max_session_s // 60)
+        message = f"Your session hit the maximum duration of {minutes} minutes."
+        error = ProtocolError("session_expired", message)
+        self.context.send("error", error=error.body(None))
+        self.context.do(Close(1001, "session_expired"))
+
+    # Settings
+
+    def _update(self, event: dict[str, Any]) -> None:
+        context, patch = self.context, event["session"]
+        kind = patch.get("type")
+        if kind is not None and kind != context.settings.type:
+            if kind not in ("realtime", "transcription") or self._updated or len(context.conversation):
+                raise ProtocolError("invalid_value", f"The session type is '{context.settings.type}' and cannot become '{str(kind)[:40]}'.",
+                                    param="session.type")  # fmt: skip
+        before = context.settings.turn_detection
+        context.settings.update(patch)
+        if kind in ("realtime", "transcription"):
+            context.settings.type = kind
+        self._updated = True
+        if context.settings.turn_detection != before:
+            if context.settings.turn_detection is None:
+                self.turns.speech_item = None
+            context.do(SetTurnDetection(context.settings.turn_detection, reset=False))
+        context.send("session.updated", session=context.settings.echo())
+
+    # Items
+
+    def _item_create(self, event: dict[str, Any]) -> None:
+        context = self.context
+        context.conversation.check_room()
+        item = context.conversation.build(event["item"], context.ids("item"))
+        audio = _decode_audio(event["item"])
+        entry = Entry(item)
+        previous = context.conversation.add(entry, event.get("previous_item_id"))
+        context.send("conversation.item.added", item=_copy(item), previous_item_id=previous)
+        context.send("conversation.item.done", item=_copy(item), previous_item_id=previous)
+        if audio:
+            self.turns.transcribe(entry, audio, Waterfall(context.now), answer=False)
+        else:
+            context.save(entry)
+
+    def _item_retrieve(self, event: dict[str, Any]) -> None:
+        entry = self.context.conversation.find(event["item_id"], "retrieve")
+        self.context.send("conversation.item.retrieved", item=_copy(entry.item))
+
+    def _item_truncate(self, event: dict[str, Any]) -> None:
+        item_id = event["item_id"]
+        entry = self.context.conversation.find(item_id, "truncate")
+        if event["audio_end_ms"] < 0:
+            raise ProtocolError("invalid_value", f"audio_end_ms={event['audio_end_ms']}: expected 0 or more.", param="audio_end_ms")
+        if self.active and self.active.message and self.active.message.entry is entry:
+            self.active.cancel("turn_detected")
+            self._after()
+        kept = self.context.conversation.truncate(item_id, event["content_index"], event["audio_end_ms"])
+        self.context.send("conversation.item.truncated", item_id=item_id, content_index=event["content_index"], audio_end_ms=kept)
+        self.context.save(entry)
+
+    def _item_delete(self, event: dict[str, Any]) -> None:
+        item_id = event["item_id"]
+        entry = self.context.conversation.find(item_id, "delete")
+        self.context.conversation.delete(item_id)
+        self.context.send("conversation.item.deleted", item_id=item_id)
+        self.context.save(entry, deleted=True)
+
+    # Responses
+
+    def _response_create(self, event: dict[str, Any]) -> None:
+        context = self.context
+        if context.settings.type == "transcription":
+            raise ProtocolError("invalid_value", "A transcription session creates no responses.", param="type")
+        params = self._params(event.get("response") or {})
+        if not params.out_of_band and self.active:
+            raise ProtocolError("conversation_already_has_active_response",
+                                f"Conversation already has an active response in progress: {self.active.id}. Wait until the response is "
+                                "finished before creating a new one.")  # fmt: skip
+        if not context.requests.remaining(context.now):
+            raise ProtocolError("rate_limit_exceeded", f"More than {context.config.responses_per_minute} responses in a minute.",
+                                type="rate_limit_error")  # fmt: skip
+        self.unanswered = None if not params.out_of_band else self.unanswered
+        waiting = set(self.turns.pending) if params.input is None else set()
+        self._start(Response(context, params, Waterfall(context.now)), waiting)
+
+    def _start(self, response: Response, waiting: set[str]) -> None:
+        if response.params.out_of_band:
+            self.aside[response.id] = response
+        else:
+            self.active = response
+        response.begin(waiting)
+
+    def _params(self, raw: dict[str, Any]) -> ResponseParams:
+        context = self.context
+        values = {**context.settings.values, "audio": {k: dict(v) for k, v in context.settings.values["audio"].items()}}
+        patch = {k: v for k, v in flat_to_ga(raw).items() if k in _OVERRIDES and v is not None}
+        apply_patch(values, patch, context.config, "response")
+        names = {t["name"] for t in values["tools"]}
+        choice = values["tool_choice"]
+        if isinstance(choice, dict) and choice["name"] not in names:
+            raise ProtocolError("invalid_value", f"tool_choice names '{choice['name'][:64]}', which is not among the tools.",
+                                param="response.tool_choice")  # fmt: skip
+        if choice == "required" and not names:
+            raise ProtocolError("invalid_value", "tool_choice 'required' needs at least one tool.", param="response.tool_choice")
+        conversation = raw.get("conversation", "auto")
+        if conversation not in ("auto", "none", None, context.conversation_id):
+            raise ProtocolError("invalid_value", "response.conversation: 'auto' or 'none'.", param="response.conversation")
+        output = values["audio"]["output"]
+        return ResponseParams(
+            values["instructions"], values["output_modalities"][0], output["voice"], output["speed"], values["tools"], choice,
+            values["parallel_tool_calls"], values["max_output_tokens"], self._metadata(raw.get("metadata")), conversation == "none",
+            self._input(raw["input"]) if raw.get("input") is not None else None,
+        )  # fmt: skip
+
+    @staticmethod
+    def _metadata(value: Any) -> dict[str, str] | None:
+        if value is None:
+            return None
+        if len(events.expect(value, dict, "response.metadata")) > 16 or any(not isinstance(v, str) or len(v) > 512 for v in value.values()):
+            raise ProtocolError("invalid_value", "response.metadata: at most 16 strings of 512 characters.", param="response.metadata")
+        return value
+
+    def _input(self, value: Any) -> list[Entry]:
+        conversation, entries = self.context.conversation, []
+        for i, raw in enumerate(events.expect(value, list, "response.input")[:1000]):
+            events.expect(raw, dict, f"response.input[{i}]")
+            if raw.get("type") == "item_reference":
+                entries.append(conversation.find(events.expect(raw.get("id"), str, f"response.input[{i}].id"), "retrieve"))
+            else:
+                entries.append(Entry(conversation.build(raw, self.context.ids("item"), check_calls=False)))
+        return entries
+
+    def _response_cancel(self, event: dict[str, Any]) -> None:
+        wanted = event.get("response_id")
+        response = self._find_response(wanted) if wanted else self.active
+        if response is None:
+            which = f"response '{wanted[:80]}' is not active" if wanted else "no active response found"
+            raise ProtocolError("response_cancel_not_active", f"Cancellation failed: {which}")
+        response.cancel("client_cancelled")
+        self._after()
+
+    def _output_clear(self, event: dict[str, Any]) -> None:
+        if self.active:
+            response = self.active
+            response.cancel("client_cancelled")
+            self.context.send("output_audio_buffer.cleared", response_id=response.id)
+            self._after()
+
+    # Listening
+
+    def _speech_started(self) -> None:
+        if not self.context.settings.turn_detection["interrupt_response"]:
+            return
+        if self.active:
+            self.active.cancel("turn_detected")
+            self._after()
+        elif self.last and self.last.play_end > self.context.now and self.last.message:
+            entry = self.last.message.entry
+            if self.context.conversation.get(entry.item["id"]) is entry:
+                self.context.conversation.truncate(entry.item["id"], 0, int(self.last.heard_ms))
+                self.context.save(entry)
+            self.last = None
+
+    def _heard(self, utterance: Utterance, text: str) -> None:
+        item_id = utterance.entry.item["id"]
+        for response in [r for r in (self.active, *self.aside.values()) if r]:
+            response.transcript_ready(item_id)
+        if self.context.settings.type == "transcription":
+            self._bill_input(item_id)
+        elif utterance.answer and text:
+            self.unanswered = utterance
+
+    def _not_heard(self, utterance: Utterance, code: str, message: str) -> None:
+        item_id = utterance.entry.item["id"]
+        for response in [r for r in (self.active, *self.aside.values()) if r]:
+            if item_id in response.waiting:
+                response.fail(code, message)
+        if utterance.answer and not self.active and self.context.settings.type == "realtime":
+            response = Response(self.context, self._params({}), utterance.clock, item_id)
+            self._start(response, {item_id})
+            response.fail(code, message)
+
+    def _answer(self, utterance: Utterance) -> None:
+        try:
+            params = self._params({})
+        except ProtocolError as error:  # the session's tool_choice names a tool it no longer has
+            self.context.send("error", error=error.body(None))
+            return
+        self._start(Response(self.context, params, utterance.clock, utterance.entry.item["id"]), set())
+
+    def _bill_input(self, item_id: str) -> None:
+        """Audio that was transcribed and not answered."""
+        context = self.context
+        meters = {"audio_in_ms": context.unbilled_audio_ms, "audio_out_ms": 0, "tokens_in": 0, "tokens_out": 0}
+        context.unbilled_audio_ms = 0
+        context.do(RecordTurn(context.ids("turn"), "", "completed", "transcription", item_id or None, (), meters))
+
+
+def _decode_audio(item: dict[str, Any]) -> bytes:
+    """Audio inside a client's user message. Raises ProtocolError."""
+    parts = item.get("content") if isinstance(item.get("content"), list) else []
+    audio = b""
+    for i, part in enumerate(parts):
+        if part.get("type") == "input_audio" and part.get("audio") is not None:
+            where = f"item.content[{i}].audio"
+            try:
+                audio += base64.b64decode(events.expect(part["audio"], str, where), validate=True)
+            except (binascii.Error, ValueError):
+                raise ProtocolError("invalid_value", f"'{where}' is not base64.", param=where) from None
+            if len(audio) % 2:
+                raise ProtocolError("invalid_value", f"'{where}': PCM16 needs an even number of bytes.", param=where)
+    return audio
+
+
+def _copy(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "content": [dict(p) for p in item["content"]]} if "content" in item else dict(item)
+
+
