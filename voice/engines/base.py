@@ -7,9 +7,11 @@ Engines are shared by all threads of a worker: load() runs once, the other metho
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -72,9 +74,29 @@ class Speech:
     marks: tuple[tuple[int, int], ...] = ()  # (character offset, ms from start) of words beginning in this piece
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What engines are told of the installation. `models_dirs` are searched for <stage>/<model>."""
+
+    models_dirs: tuple[Path, ...] = ()
+    device: str = "cpu"
+    threads: int = 1
+    openai_base_url: str = ""
+    openai_api_key: str = ""
+
+    def find(self, stage: str, model: str) -> Path:
+        """Folder of a model, or the path `model` itself. Raises ModelNotFound."""
+        tried = [Path(model)] if os.sep in model else [folder / stage / model for folder in self.models_dirs]
+        for path in tried:
+            if path.is_dir():
+                return path
+        raise ModelNotFound(f"no {stage} model {model!r} at {', '.join(map(str, tried))}; `manage.py models list` shows what is "
+                            "there, `manage.py models pull NAME` downloads one", code="model_not_found")  # fmt: skip
+
+
 class Engine(ABC):
-    def __init__(self, model: str = ""):
-        self.model = model
+    def __init__(self, model: str = "", settings: EngineSettings = EngineSettings()):
+        self.model, self.settings = model, settings
 
     @abstractmethod
     def load(self) -> None:

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from apps.agents.models import Agent
+from apps.common.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """A published version as plain values, for a session."""
+
+    agent_id: str
+    version: int
+    instructions: str
+    voice: str
+    language: str
+    greeting: str
+    stt_engine: str
+    stt_model: str
+    llm_engine: str
+    llm_model: str
+    tts_engine: str
+    tts_model: str
+    turn_detection: dict[str, Any]
+    tools: list[dict[str, Any]]
+
+
+def agent_for_session(*, assistant: str | None = None) -> AgentConfig:
+    """The named agent or the tenant's default. Raises NotFound."""
+    rows = Agent.objects.exclude(published=None).select_related("published")
+    agent = (rows.filter(pk=assistant) if assistant else rows.order_by("-is_default", "created_at")).first()
+    if agent is None:
+        raise NotFound(f"no published agent {assistant!r}" if assistant else "this workspace has no published agent; create one", param="assistant")
+    v = agent.published
+
+    def pick(stage: str) -> tuple[str, str]:
+        if name := getattr(v, f"{stage}_engine"):
+            return name, getattr(v, f"{stage}_model")
+        return settings.VOICE_ENGINES[stage]
+
+    stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
+    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, v.tools)

@@ -1,0 +1,85 @@
+"""/health (the process lives), /ready (what it needs answers, each within a second), /metrics (Prometheus)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from contextvars import copy_context
+
+import prometheus_client
+import redis
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from apps.tenants.context import bound_public
+
+CHECK_S = 1.0
+STAGES = ("stt", "llm", "tts")
+_pool = ThreadPoolExecutor(8, thread_name_prefix="ready")
+_client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=CHECK_S, socket_connect_timeout=CHECK_S)
+
+
+def health(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "ok"})
+
+
+def _postgres() -> dict:
+    try:
+        with bound_public(), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connection.close()
+    return {}
+
+
+def _redis() -> dict:
+    _client.ping()
+    return {}
+
+
+def _workers(stage: str) -> Callable[[], dict]:
+    def check() -> dict:
+        keys = list(_client.scan_iter(f"voice:worker:{stage}:*", count=500))
+        states = [json.loads(v) for v in (_client.mget(keys) if keys else []) if v]
+        if not states:
+            raise RuntimeError(f"no {stage} worker has reported in the last 3 s")
+        return {"workers": len(states), "busy": sum(s["busy"] for s in states), "slots": sum(s["slots"] for s in states)}
+
+    return check
+
+
+def readiness(with_workers: bool) -> tuple[bool, dict]:
+    """(all well, {dependency: {ok, ms, …}}); the checks run side by side, each gives up after CHECK_S."""
+    checks = {"postgres": _postgres, "redis": _redis}
+    if with_workers:
+        checks |= {f"workers.{s}": _workers(s) for s in STAGES}
+    began = time.monotonic()
+    futures = {name: _pool.submit(copy_context().run, check) for name, check in checks.items()}
+    report = {}
+    for name, future in futures.items():
+        try:
+            report[name] = {"ok": True, **future.result(max(0.01, began + CHECK_S - time.monotonic()))}
+        except Late:
+            report[name] = {"ok": False, "error": f"no answer within {CHECK_S:.0f} s"}
+        except Exception as error:  # a check says why; nothing it raises may break the page
+            report[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:200]}
+        report[name]["ms"] = round((time.monotonic() - began) * 1000, 1)
+    return all(r["ok"] for r in report.values()), report
+
+
+def ready_gateway(request: HttpRequest) -> JsonResponse:
+    ok, report = readiness(with_workers=True)
+    return JsonResponse({"status": "ready" if ok else "not_ready", "checks": report}, status=200 if ok else 503)
+
+
+def ready_portal(request: HttpRequest) -> JsonResponse:
+    ok, report = readiness(with_workers=False)
+    return JsonResponse({"status": "ready" if ok else "not_ready", "checks": report}, status=200 if ok else 503)
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(prometheus_client.generate_latest(), content_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -1,0 +1,38 @@
+"""Public ids: a prefix that says what it is, and 96 random bits."""
+
+from __future__ import annotations
+
+import secrets
+
+PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud"}
+
+
+def new_id(prefix: str) -> str:
+    """E.g. "agt_9f2c…" (24 hex digits). Raises ValueError on a prefix nobody knows."""
+    if prefix not in PREFIXES:
+        raise ValueError(f"id prefix {prefix!r} is not one of {sorted(PREFIXES)}")
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def tenant_id() -> str:
+    return new_id("ten")
+
+
+def user_id() -> str:
+    return new_id("usr")
+
+
+def membership_id() -> str:
+    return new_id("mem")
+
+
+def key_id() -> str:
+    return new_id("key")
+
+
+def agent_id() -> str:
+    return new_id("agt")
+
+
+def audit_id() -> str:
+    return new_id("aud")

@@ -1,0 +1,35 @@
+"""What the gateway writes about a session; each call is safe to repeat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils import timezone
+
+from apps.conversations.models import Item, TurnTrace, VoiceSession
+
+
+def voice_session_open(*, session_id: str, agent_id: str, agent_version: int, key_id: str, model: str, client: str) -> None:
+    VoiceSession.objects.get_or_create(id=session_id, defaults={
+        "agent_id": agent_id, "agent_version": agent_version, "key_id": key_id, "model": model[:120], "client": client[:200],
+    })  # fmt: skip
+
+
+def item_save(*, session_id: str, item: dict[str, Any], previous_item_id: str | None, deleted: bool = False) -> None:
+    Item.objects.update_or_create(session_id=session_id, item_id=item["id"], defaults={
+        "previous_item_id": previous_item_id or "", "type": item["type"], "role": item.get("role", ""), "item": item, "deleted": deleted,
+    })  # fmt: skip
+
+
+def trace_save(*, session_id: str, turn: dict[str, Any]) -> None:
+    """`turn`: the fields of voice.core.effects.RecordTurn as a dict."""
+    TurnTrace.objects.get_or_create(turn_id=turn["turn_id"], defaults={
+        "session_id": session_id, "response_id": turn["response_id"], "user_item_id": turn["user_item_id"] or "", "status": turn["status"],
+        "reason": turn["reason"], "segments": [list(s) for s in turn["segments"]], "first_ms": sum(ms for _, ms in turn["segments"]),
+    })  # fmt: skip
+
+
+def voice_session_close(*, session_id: str, reason: str, session_ms: int) -> None:
+    VoiceSession.objects.filter(id=session_id, state=VoiceSession.State.LIVE).update(
+        state=VoiceSession.State.CLOSED, closed_at=timezone.now(), close_reason=reason[:60], session_ms=session_ms
+    )

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import json
+import sys
+
+from django.core.management.base import BaseCommand
+
+from apps.portal.onboarding import demo_ensure
+from apps.tenants.bootstrap import prepare
+
+
+class Command(BaseCommand):
+    help = "Migrate everything, make the template schema and (with --demo) a workspace to try. Quick when nothing is to do."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--demo", action="store_true")
+        parser.add_argument("--json", action="store_true", help="print one JSON object; known demo credentials are read from stdin")
+
+    def handle(self, *args, **options):
+        known = json.loads(sys.stdin.read() or "{}") if options["json"] else {}
+        changed = prepare(options["verbosity"] - 1)
+        result = {"migrated": changed, **(demo_ensure(known=known) if options["demo"] else {})}
+        if options["json"]:
+            self.stdout.write(json.dumps(result))
+        else:
+            self.stdout.write("migrated" if changed else "nothing to migrate")
+            if options["demo"]:
+                self.stdout.write(f"demo workspace: {result['email']} {result['password']} {result['api_key']}")

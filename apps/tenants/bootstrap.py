@@ -1,0 +1,43 @@
+"""Brings a database to where the product can run: migrations, the template schema, and on request a demo workspace."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection
+
+from apps.tenants.context import bound_public
+
+
+def fingerprint() -> str:
+    """Of all migration files and the database they went to."""
+    digest = hashlib.sha256(f"{connection.settings_dict['HOST']}:{connection.settings_dict['PORT']}/{connection.settings_dict['NAME']}".encode())
+    for path in sorted(Path(settings.BASE_DIR, "apps").glob("*/migrations/*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def migrated() -> bool:
+    """Does the database carry the fingerprint of these migrations already?"""
+    with bound_public(), connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('public.vivavoce_schema')")
+        if cursor.fetchone()[0] is None:
+            return False
+        cursor.execute("SELECT fingerprint FROM public.vivavoce_schema")
+        return cursor.fetchone() == (fingerprint(),)
+
+
+def prepare(verbosity: int = 0) -> bool:
+    """Migrate everything unless nothing changed. True when there was something to do."""
+    from apps.tenants.services import migrate_all
+
+    if migrated():
+        return False
+    migrate_all(verbosity)
+    with bound_public(), connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS public.vivavoce_schema (one boolean PRIMARY KEY DEFAULT true, fingerprint text NOT NULL)")
+        cursor.execute("INSERT INTO public.vivavoce_schema (fingerprint) VALUES (%s) ON CONFLICT (one) DO UPDATE SET fingerprint = excluded.fingerprint",
+                       [fingerprint()])  # fmt: skip
+    return True

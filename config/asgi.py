@@ -1,0 +1,15 @@
+"""The two ASGI applications: `gateway` (WebSocket /v1/realtime and /v1 REST) and `portal` (pages and admin)."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.local")
+
+from django.core.asgi import get_asgi_application  # noqa: E402
+
+portal = get_asgi_application()
+
+from voice.gateway.application import build  # noqa: E402
+
+gateway = build(portal)

@@ -1,0 +1,46 @@
+"""The Celery app of the `default` queue (mail, roll-ups, retention): Django inside, tenant bound per task by header."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from celery.signals import before_task_publish, task_postrun, task_prerun
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.local")
+
+from config import voice  # noqa: E402
+
+app = Celery("vivavoce", broker=voice.REDIS_URL)
+app.conf.update(
+    task_serializer="json", accept_content=["json"], task_ignore_result=True, task_default_queue="default",
+    worker_hijack_root_logger=False, broker_connection_retry_on_startup=True, enable_utc=True,
+    beat_schedule={"close-lost-sessions": {"task": "conversations.close_lost", "schedule": 60.0}},
+)  # fmt: skip
+app.autodiscover_tasks(["apps.conversations"], related_name="tasks")
+_tokens: dict[str, object] = {}
+
+
+@before_task_publish.connect
+def carry_tenant(headers=None, **kwargs) -> None:
+    from apps.tenants.context import bound_or_none
+
+    found = bound_or_none()
+    if found is not None and found.tenant_id:
+        headers["tenant"] = [found.tenant_id, found.schema, found.slug]
+
+
+@task_prerun.connect
+def bind_tenant(task_id=None, task=None, **kwargs) -> None:
+    from apps.tenants.context import PUBLIC, Bound, _bound
+
+    carried = (task.request.headers or {}).get("tenant") or getattr(task.request, "tenant", None)
+    _tokens[task_id] = _bound.set(Bound(*carried) if carried else PUBLIC)
+
+
+@task_postrun.connect
+def unbind_tenant(task_id=None, **kwargs) -> None:
+    from apps.tenants.context import _bound
+
+    if token := _tokens.pop(task_id, None):
+        _bound.reset(token)

@@ -1,0 +1,157 @@
+"""Settings that work with no environment at all: defaults of the embedded servers. Each is read once, here or in config/voice.py."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+from config import voice
+from config.env import ROOT, VAR, BadSetting, embedded_secret, envbool, envint, envlist, envsecret, envstr
+
+BASE_DIR = ROOT
+VAR_DIR = VAR
+SECRET_KEY = envsecret("SECRET_KEY") or embedded_secret("secret_key") or "only-for-commands-that-run-before-the-first-start"
+DEBUG = envbool("DEBUG", False)
+ALLOWED_HOSTS = envlist("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]", ".localhost"])
+
+SHARED_APPS = [
+    "daphne",
+    "django_tenants",
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "unfold",
+    "django.contrib.admin",
+    "channels",
+    "apps.common",
+    "apps.tenants",
+    "apps.accounts",
+    "apps.audit",
+    "apps.teams",
+    "apps.apikeys",
+    "apps.portal",
+    "apps.api",
+    "voice.gateway",
+]
+TENANT_APPS = ["apps.audit", "apps.agents", "apps.conversations", "apps.usage"]
+INSTALLED_APPS = SHARED_APPS + [app for app in TENANT_APPS if app not in SHARED_APPS]
+
+TENANT_MODEL = "tenants.Tenant"
+TENANT_DOMAIN_MODEL = "tenants.Domain"
+TENANT_LIMIT_SET_CALLS = False
+AUTH_USER_MODEL = "accounts.User"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = "home"
+
+POSTGRES_PORT = envint("POSTGRES_PORT", 15432)
+DATABASE_URL = envsecret("DATABASE_URL") or (
+    f"postgresql://vivavoce:{embedded_secret('postgres_password')}@127.0.0.1:{POSTGRES_PORT}/vivavoce"
+)
+
+
+def database(url: str) -> dict:
+    """Django's dict for a postgresql:// URL. Raises BadSetting."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/"):
+        raise BadSetting("DATABASE_URL: expected postgresql://user:password@host:port/name")
+    return {
+        "ENGINE": "apps.tenants.backend",
+        "NAME": parts.path.strip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "127.0.0.1",
+        "PORT": parts.port or 5432,
+        "CONN_MAX_AGE": 0,
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": envint("DATABASE_POOL_SIZE", 16), "timeout": 5}, "connect_timeout": 5},
+    }
+
+
+DATABASES = {"default": database(DATABASE_URL)}
+DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
+
+REDIS_URL = voice.REDIS_URL
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_FUNCTION": "apps.tenants.cache.make_key",
+        "OPTIONS": {"serializer": "apps.tenants.cache.JsonSerializer"},
+    }
+}
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "prefix": "vv"}},
+}
+
+MIDDLEWARE = [
+    "apps.tenants.middleware.bind_public",
+    "apps.common.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "apps.common.middleware.errors",
+]
+ROOT_URLCONF = envstr("VIVAVOCE_URLCONF", "config.urls.portal")  # the gateway process serves its own
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+ASGI_APPLICATION = "config.asgi.portal"
+STATIC_URL = "static/"
+STATIC_ROOT = VAR / "static"
+STATICFILES_DIRS = [ROOT / "static"]
+WHITENOISE_USE_FINDERS = True
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"], "style-src": ["'self'", "'unsafe-inline'"], "script-src": ["'self'"], "img-src": ["'self'", "data:"],
+        "connect-src": ["'self'", "ws:", "wss:"], "frame-ancestors": ["'none'"], "object-src": ["'none'"], "base-uri": ["'self'"],
+    },
+    "EXCLUDE_URL_PREFIXES": ["/admin/"],
+}  # fmt: skip
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SESSION_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
+
+VOICE = voice  # the voice settings as a module of constants, for voice.gateway
+SUBMIT_JOB = "config.workers.submit"
+VOICE_ENGINES = {
+    "stt": (voice.STT_ENGINE, voice.STT_MODEL),
+    "llm": (voice.LLM_ENGINE, voice.LLM_MODEL),
+    "tts": (voice.TTS_ENGINE, voice.TTS_MODEL),
+}
+GATEWAY_URL = envstr("GATEWAY_URL", "http://localhost:25000")
+GATEWAY_WS_URL = envstr("GATEWAY_WS_URL", "ws://localhost:25000")
+PORTAL_URL = envstr("PORTAL_URL", "http://localhost:28000")
+ALLOWED_ORIGINS = envlist("ALLOWED_ORIGINS", [])
+MAX_SESSION_SECONDS = voice.MAX_SESSION_SECONDS
+
+from config.logs import logging_config  # noqa: E402
+
+LOG_LEVEL = envstr("LOG_LEVEL", "INFO")
+LOGGING_CONFIG = None
+logging_config(LOG_LEVEL)

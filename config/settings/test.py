@@ -1,0 +1,3 @@
+"""Faster, never laxer."""
+
+from config.settings.base import *  # noqa: F403

@@ -1,0 +1,62 @@
+"""The detector of a session: 24 kHz PCM in, speech edges out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import soxr
+
+from voice.audio.endpointing import Endpointer, Endpointing
+from voice.audio.vad import RATE_HZ, WINDOW, WINDOW_MS, Vad
+from voice.core.speech import SpeechEdge
+
+INPUT_HZ = 24000
+NO_EDGES: Sequence[SpeechEdge] = ()
+
+
+class Detector:
+    """`settings`: the session's turn_detection, None = off. Positions count all audio pushed since the start."""
+
+    def __init__(self, settings: dict[str, Any] | None, gate_db: float = -55.0):
+        self._vad = Vad(gate_db)
+        self._endpointer: Endpointer | None = None
+        self._bytes = 0
+        self.configure(settings, reset=True)
+
+    def configure(self, settings: dict[str, Any] | None, reset: bool) -> None:
+        """New settings; `reset` forgets speech under way (a manual commit or clear)."""
+        if settings is None:
+            self._endpointer = None
+            return
+        rule = Endpointing.of(settings)
+        if self._endpointer is None or reset:
+            self._endpointer = Endpointer(rule)
+            self._vad.reset()
+            self._resampler = soxr.ResampleStream(INPUT_HZ, RATE_HZ, 1, dtype="int16", quality="LQ")
+            self._held = np.zeros(0, np.int16)
+            self._base_ms, self._windows = self._bytes * 1000 // 2 // INPUT_HZ, 0
+        self._endpointer.rule = rule
+
+    def push(self, pcm: bytes) -> Sequence[SpeechEdge]:
+        """PCM16 mono 24 kHz, whole samples."""
+        self._bytes += len(pcm)
+        if self._endpointer is None:
+            return NO_EDGES
+        samples = self._resampler.resample_chunk(np.frombuffer(pcm, "<i2"))
+        held = np.concatenate((self._held, samples)) if len(self._held) else samples
+        edges: list[SpeechEdge] | None = None
+        at = 0
+        while len(held) - at >= WINDOW:
+            window = held[at : at + WINDOW].astype(np.float32)
+            window *= 1 / 32768
+            at += WINDOW
+            begin = self._base_ms + self._windows * WINDOW_MS
+            self._windows += 1
+            change = self._endpointer.push(self._vad.speech(window), begin, begin + WINDOW_MS)
+            if change is not None:
+                edges = edges or []
+                edges.append(SpeechEdge(change[0], change[1], begin + WINDOW_MS))
+        self._held = held[at:]
+        return edges or NO_EDGES

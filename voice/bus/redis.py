@@ -1,0 +1,236 @@
+"""The bus over Redis: feeds in a stream per job, chunks in one stream per gateway process, cancels by pub/sub.
+
+Streams keep what was sent while a reader was away; pub/sub does not, so a cancel also leaves a key that a worker reads
+before it starts and after its listener had to reconnect. Redis 6.2 commands only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialBackoff
+
+from voice.core.jobs import Chunk, Feed, Job
+
+log = logging.getLogger("voice.bus")
+
+CANCEL_CHANNEL = "voice:cancel"
+CHUNKS_MAXLEN = 20000
+EXPIRE_S = 20 * 60  # of the keys of a job
+FEED_MAXLEN = 4096
+SUBMIT_THREADS = 4
+
+_encoder = msgspec.msgpack.Encoder()
+_chunk = msgspec.msgpack.Decoder(Chunk)
+_feed = msgspec.msgpack.Decoder(Feed)
+
+CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+class BusUnavailable(Exception):
+    """Redis did not take it in time. Trying again may help."""
+
+
+class FeedTimeout(Exception):
+    """No input for a job within its deadline: the session is gone."""
+
+
+def feed_key(job: Job) -> str:
+    return f"{{{job.session}}}:{job.id}:in:{job.attempt}"
+
+
+def lease_key(job: Job) -> str:
+    return f"{{{job.session}}}:{job.id}:lease"
+
+
+def cancel_key(job: Job) -> str:
+    return f"{{{job.session}}}:{job.id}:cancelled"
+
+
+class RedisGatewayBus:
+    """The asyncio side, one per gateway process. `submit(job dict, reply_to)` blocks and runs on a small thread pool."""
+
+    def __init__(self, url: str, gateway_id: str, submit: Callable[[dict, str], None]):
+        retry = AsyncRetry(ExponentialBackoff(cap=0.5, base=0.02), 3)
+        self._redis = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=retry, max_connections=64)
+        self._reader = redis.asyncio.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2, max_connections=2)
+        self.stream = f"gw:{gateway_id}:chunks"
+        self._submit = submit
+        self._pool = ThreadPoolExecutor(SUBMIT_THREADS, thread_name_prefix="submit")
+        self._last = "0"
+
+    async def start(self) -> None:
+        await self._redis.delete(self.stream)
+
+    async def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            await self._redis.delete(self.stream)
+        except CONNECTION_ERRORS:
+            log.warning("bus: the chunk stream stays until it expires")
+        await self._redis.aclose()
+        await self._reader.aclose()
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """Every chunk, in stream order. Goes on where it was after Redis was away."""
+        delay = 0.05
+        while True:
+            try:
+                answer = await self._reader.xread({self.stream: self._last}, count=500, block=4000)
+                delay = 0.05
+            except CONNECTION_ERRORS as error:
+                log.warning("bus: redis is away (%s), next try in %.2f s", error, delay)
+                await asyncio.sleep(delay)
+                delay = min(2.0, delay * 2)
+                continue
+            for _, rows in answer:
+                for entry_id, fields in rows:
+                    self._last = entry_id
+                    yield _chunk.decode(fields[b"c"])
+
+    async def open(self, job: Job, feeds: tuple[Feed, ...] = ()) -> None:
+        """Raises BusUnavailable."""
+        try:
+            if feeds:
+                await self._write(job, feeds)
+            loop = asyncio.get_running_loop()
+            await asyncio.wait_for(loop.run_in_executor(self._pool, self._submit, job.to_dict(), self.stream), 5)
+        except RuntimeError as error:  # the pool was shut down
+            raise BusUnavailable(str(error)) from error
+        except (*CONNECTION_ERRORS, TimeoutError, redis.RedisError) as error:
+            raise BusUnavailable(f"job {job.id} was not submitted: {error}") from error
+        except Exception as error:  # kombu wraps what its transport raised
+            if type(error).__module__.startswith(("kombu", "celery", "amqp")):
+                raise BusUnavailable(f"job {job.id} was not submitted: {error}") from error
+            raise
+
+    async def feed(self, job: Job, feed: Feed) -> None:
+        """Raises BusUnavailable."""
+        try:
+            await self._write(job, (feed,))
+        except (*CONNECTION_ERRORS, redis.RedisError) as error:
+            raise BusUnavailable(f"job {job.id} was not fed: {error}") from error
+
+    async def _write(self, job: Job, feeds: tuple[Feed, ...]) -> None:
+        key = feed_key(job)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for feed in feeds:
+                pipe.xadd(key, {"f": _encoder.encode(feed)}, maxlen=FEED_MAXLEN, approximate=True)
+            pipe.expire(key, EXPIRE_S)
+            await pipe.execute()
+
+    async def cancel(self, job: Job, reason: str) -> None:
+        """Best effort: the session has dropped the job already, this only frees the worker."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.publish(CANCEL_CHANNEL, job.id)
+                pipe.set(cancel_key(job), reason, ex=EXPIRE_S)
+                pipe.delete(feed_key(job))
+                await pipe.execute()
+        except (*CONNECTION_ERRORS, redis.RedisError) as error:
+            log.warning("bus: cancel of %s not sent: %s", job.id, error)
+
+
+_CLAIM = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local held = tonumber(redis.call('GET', KEYS[1]) or '0')
+if held >= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+"""
+
+
+class RedisWorkerBus:
+    """The threads side, one per worker process."""
+
+    def __init__(self, url: str):
+        self._redis = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2, max_connections=256)
+        self._claim = self._redis.register_script(_CLAIM)
+        self._cancelled: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="cancels", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def claim(self, job: Job) -> bool:
+        """True if this attempt is the newest and the job is not cancelled; a second delivery of it gets False."""
+        return bool(self._claim(keys=[lease_key(job), cancel_key(job)], args=[job.attempt, EXPIRE_S]))
+
+    def send(self, job: Job, reply_to: str, chunk: Chunk) -> None:
+        self._redis.xadd(reply_to, {"c": _encoder.encode(chunk)}, maxlen=CHUNKS_MAXLEN, approximate=True)
+
+    def send_many(self, reply_to: str, chunks: list[Chunk]) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for chunk in chunks:
+                pipe.xadd(reply_to, {"c": _encoder.encode(chunk)}, maxlen=CHUNKS_MAXLEN, approximate=True)
+            pipe.expire(reply_to, EXPIRE_S)
+            pipe.execute()
+
+    def feeds(self, job: Job, timeout_s: float) -> Iterator[Feed]:
+        """Feeds in order until one is `last`; ends early when the job is cancelled. Raises FeedTimeout."""
+        key, last, until = feed_key(job), "0", time.monotonic() + timeout_s
+        while not self.cancelled(job):
+            if time.monotonic() > until:
+                raise FeedTimeout(f"no input for {job.id} within {timeout_s:.0f} s")
+            answer = self._redis.xread({key: last}, count=64, block=200)
+            for _, rows in answer:
+                for entry_id, fields in rows:
+                    last, until = entry_id, time.monotonic() + timeout_s
+                    feed = _feed.decode(fields[b"f"])
+                    yield feed
+                    if feed.last:
+                        self._redis.delete(key)
+                        return
+
+    def cancelled(self, job: Job) -> bool:
+        return job.id in self._cancelled
+
+    def finish(self, job: Job) -> None:
+        """The job is over here: what was kept for it may go."""
+        with self._lock:
+            self._cancelled.pop(job.id, None)
+
+    def heartbeat(self, stage: str, name: str, fields: dict) -> None:
+        """Say that this worker lives: key voice:worker:<stage>:<name>, JSON, gone after 3 s of silence."""
+        self._redis.set(f"voice:worker:{stage}:{name}", msgspec.json.encode(fields), ex=3)
+
+    def _listen(self) -> None:
+        delay = 0.05
+        while not self._stop.is_set():
+            try:
+                with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(CANCEL_CHANNEL)
+                    self._catch_up()
+                    delay = 0.05
+                    while not self._stop.is_set():
+                        if message := pubsub.get_message(timeout=1.0):
+                            self._mark(message["data"].decode())
+            except CONNECTION_ERRORS as error:
+                log.warning("bus: cancel listener lost redis (%s)", error)
+                self._stop.wait(delay)
+                delay = min(2.0, delay * 2)
+
+    active: Callable[[], list[Job]] = staticmethod(lambda: [])  # set by the worker: the jobs it holds
+
+    def _catch_up(self) -> None:
+        for job in self.active():
+            if self._redis.exists(cancel_key(job)):
+                self._mark(job.id)
+
+    def _mark(self, job_id: str) -> None:
+        with self._lock:
+            self._cancelled[job_id] = now = time.monotonic()
+            if len(self._cancelled) > 2000:  # jobs of other workers
+                self._cancelled = {j: at for j, at in self._cancelled.items() if now - at < 30}

@@ -1,0 +1,33 @@
+"""The gateway's ASGI application: /v1/realtime as WebSocket, everything else to Django with the gateway's URLs."""
+
+from __future__ import annotations
+
+from voice.gateway.consumer import RealtimeConsumer
+
+PATH = "/v1/realtime"
+
+
+def build(django):
+    """`django`: its ASGI handler, whose settings name the gateway's URLconf."""
+    realtime = RealtimeConsumer.as_asgi()
+
+    async def application(scope, receive, send):
+        if scope["type"] == "http":
+            await django(scope, receive, send)
+        elif scope["type"] == "websocket" and scope["path"].rstrip("/") == PATH:
+            await realtime(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "lifespan":
+            await lifespan(receive, send)
+
+    return application
+
+
+async def lifespan(receive, send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

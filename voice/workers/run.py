@@ -1,0 +1,135 @@
+"""The one loop of every engine job: start check, chunks, cancelled?, deadline, end. And the beats of jobs with nothing to say."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from voice.bus.redis import CONNECTION_ERRORS, FeedTimeout, RedisWorkerBus
+from voice.core.jobs import BEAT_MS, Chunk, ChunkKind, Job
+from voice.engines import EngineCache
+from voice.engines.base import EngineError
+
+log = logging.getLogger("voice.workers")
+
+Pieces = Iterator[Chunk]
+Work = Callable[["Lease"], Pieces]
+
+
+@dataclass
+class Lease:
+    """A job this process holds. One lock keeps its chunks in the order of their numbers."""
+
+    job: Job
+    reply_to: str
+    bus: RedisWorkerBus
+    cache: EngineCache
+    began: float
+    seq: int = -1
+    said_at: float = 0.0
+    first_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def engine(self) -> Any:
+        return self.cache.get(str(self.job.stage), self.job.engine, self.job.model)
+
+    def say(self, chunk: Chunk) -> None:
+        with self.lock:
+            self.seq += 1
+            self.said_at = time.monotonic()
+            self.bus.send(self.job, self.reply_to, replace(chunk, job=self.job.id, attempt=self.job.attempt, seq=self.seq))
+
+    def beat(self, now: float) -> None:
+        with self.lock:
+            if self.seq >= 0 and now - self.said_at >= BEAT_MS / 1000:
+                self.said_at = now
+                self.bus.send(self.job, self.reply_to, Chunk(self.job.id, self.job.attempt, self.seq, ChunkKind.BEAT))
+
+
+def piece(kind: ChunkKind, **fields: Any) -> Chunk:
+    """A chunk whose job, attempt and number are filled in when it is said."""
+    return Chunk("", 0, 0, kind, **fields)
+
+
+class Runner:
+    """Holds the jobs of one worker process."""
+
+    def __init__(self, bus: RedisWorkerBus, cache: EngineCache, name: str, slots: int):
+        self.bus, self.cache, self.name, self.slots = bus, cache, name, slots
+        self._active: dict[tuple[str, int], Lease] = {}
+        self._stop = threading.Event()
+        self._stages: set[str] = set()
+        self.done = 0
+        bus.active = lambda: [lease.job for lease in list(self._active.values())]
+        self._thread = threading.Thread(target=self._beats, name="beats", daemon=True)
+        self._thread.start()
+
+    def serve(self, stage: str) -> None:
+        self._stages.add(stage)
+
+    def close(self) -> None:
+        self._stop.set()
+        self.cache.close()
+        self.bus.close()
+
+    def run(self, job: Job, reply_to: str, work: Work) -> None:
+        """Do the job unless another attempt of it is newer, or it was cancelled. Never raises."""
+        try:
+            if not self.bus.claim(job):
+                return
+            lease = Lease(job, reply_to, self.bus, self.cache, time.monotonic())
+            lease.say(piece(ChunkKind.STARTED))
+            self._active[job.id, job.attempt] = lease
+            try:
+                self._hold(lease, work)
+            finally:
+                del self._active[job.id, job.attempt]
+                self.bus.finish(job)
+                self.done += 1
+        except CONNECTION_ERRORS as error:
+            log.warning("job %s: redis is away (%s); its session will open it again", job.id, error)
+
+    def _hold(self, lease: Lease, work: Work) -> None:
+        until = lease.began + lease.job.deadline_ms / 1000
+        pieces = work(lease)
+        try:
+            for chunk in pieces:
+                if self.bus.cancelled(lease.job):
+                    return
+                if time.monotonic() > until:
+                    raise EngineError(f"not done within {lease.job.deadline_ms} ms", code="deadline_exceeded")
+                lease.first_ms = lease.first_ms or (time.monotonic() - lease.began) * 1000
+                lease.say(chunk)
+        except EngineError as error:
+            lease.say(piece(ChunkKind.FAILED, name=error.code, text=str(error), meta={"retryable": error.retryable}))
+        except FeedTimeout as error:
+            log.warning("job %s: %s", lease.job.id, error)
+            lease.say(piece(ChunkKind.FAILED, name="feed_timeout", text=str(error)))
+        except CONNECTION_ERRORS:
+            raise
+        except Exception:  # the edge of the process: an engine's own fault must not take the worker down
+            log.exception("job %s of %s failed", lease.job.id, lease.job.engine)
+            lease.say(piece(ChunkKind.FAILED, name="engine_error", text=f"The {lease.job.stage} engine failed.", meta={"retryable": True}))
+        finally:
+            pieces.close()
+
+    def _beats(self) -> None:
+        next_report = 0.0
+        while not self._stop.wait(BEAT_MS / 1000 / 2):
+            now = time.monotonic()
+            try:
+                for lease in list(self._active.values()):
+                    lease.beat(now)
+                if now >= next_report:
+                    next_report = now + 1.0
+                    for stage in self._stages:
+                        state = {"stage": stage, "busy": len(self._active), "slots": self.slots, "done": self.done, "at": time.time()}
+                        self.bus.heartbeat(stage, self.name, state)
+            except CONNECTION_ERRORS as error:
+                log.warning("beats: redis is away (%s)", error)
