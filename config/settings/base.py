@@ -155,3 +155,4 @@ from config.logs import logging_config  # noqa: E402
 LOG_LEVEL = envstr("LOG_LEVEL", "INFO")
 LOGGING_CONFIG = None
 logging_config(LOG_LEVEL)
+TEST_RUNNER = "config.test_runner.PytestRunner"

@@ -1,0 +1,140 @@
+"""A Hypothesis machine drives the session with random legal and illegal orders. Whatever happens: every frame fits the models,
+the order is legal, and each response.created gets exactly one response.done."""
+
+from __future__ import annotations
+
+import base64
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.unit.driver import Driver
+from voice.core.jobs import Chunk, ChunkKind, Stage
+from voice.core.speech import SpeechEdge
+
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+PATCHES = st.sampled_from([
+    {"instructions": "x"}, {"audio": {"output": {"voice": "marin"}}}, {"audio": {"output": {"voice": "nobody"}}}, {"tools": [TOOL]},
+    {"tools": []}, {"tool_choice": "required"}, {"tool_choice": {"type": "function", "name": "f"}}, {"tool_choice": "auto"},
+    {"output_modalities": ["text"]}, {"output_modalities": ["audio"]}, {"audio": {"input": {"turn_detection": None}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "interrupt_response": False}}}},
+    {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, {"audio": {"input": {"transcription": {"model": "whisper-1"}}}},
+    {"max_output_tokens": 3}, {"max_output_tokens": "x"}, {"audio": 5}, {"type": "transcription"},
+])  # fmt: skip
+CREATES = st.sampled_from([
+    {}, {"response": {"output_modalities": ["text"]}}, {"response": {"conversation": "none", "metadata": {"a": "b"}}},
+    {"response": {"conversation": "none", "input": []}}, {"response": {"input": [{"type": "item_reference", "id": "zzz"}]}},
+    {"response": {"tool_choice": "required"}}, {"response": {"metadata": 5}}, {"response": {"max_output_tokens": 2}},
+])  # fmt: skip
+ITEMS = st.sampled_from([
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+    {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": base64.b64encode(b"\0\0" * 4800).decode()}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "yo"}]},
+    {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "call_1"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "1"}, {"type": "message", "role": "robot", "content": []},
+    {"id": "same", "type": "message", "role": "system", "content": [{"type": "input_text", "text": "be"}]}, {"type": 7},
+])  # fmt: skip
+
+
+class SessionMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.d = Driver()
+
+    def pick(self, index: int):
+        leases = list(self.d.session.context.leases.values())
+        return leases[index % len(leases)].job
+
+    def some_item(self, index: int) -> str:
+        entries = self.d.session.context.conversation.entries()
+        return entries[index % len(entries)].item["id"] if entries else "none"
+
+    @rule(patch=PATCHES)
+    def update(self, patch):
+        self.d.send("session.update", session=patch)
+
+    @rule(create=CREATES)
+    def create(self, create):
+        self.d.send("response.create", **create)
+
+    @rule(item=ITEMS, previous=st.sampled_from([None, "root", "same", "missing"]))
+    def add_item(self, item, previous):
+        self.d.send("conversation.item.create", item=item, **({"previous_item_id": previous} if previous else {}))
+
+    @rule(verb=st.sampled_from(["retrieve", "delete"]), index=st.integers(0, 20))
+    def touch_item(self, verb, index):
+        self.d.send(f"conversation.item.{verb}", item_id=self.some_item(index))
+
+    @rule(index=st.integers(0, 20), ms=st.integers(-5, 5000))
+    def truncate(self, index, ms):
+        self.d.send("conversation.item.truncate", item_id=self.some_item(index), content_index=0, audio_end_ms=ms)
+
+    @rule(kind=st.sampled_from(["response.cancel", "input_audio_buffer.commit", "input_audio_buffer.clear", "output_audio_buffer.clear", "nonsense"]))
+    def simple(self, kind):
+        self.d.send(kind)
+
+    @rule(ms=st.sampled_from([20, 100, 700]), edge=st.sampled_from([None, "started", "stopped"]))
+    def audio(self, ms, edge):
+        at = self.d.session.turns.buffer.total_ms
+        self.d.audio(ms, *([SpeechEdge(edge, at, at + ms)] if edge else []))
+
+    @precondition(lambda self: self.d.session.context.leases)
+    @rule(index=st.integers(0, 9), kind=st.sampled_from(list(ChunkKind)), final=st.booleans(), number=st.integers(0, 3))
+    def chunk(self, index, kind, final, number):
+        job = self.pick(index)
+        if kind is ChunkKind.BEAT:
+            return
+        self.d.chunk(job, kind, text="Well. So ", pcm=b"\1\0" * 2400 if kind is ChunkKind.AUDIO else b"", index=number, final=final,
+                     name="f", arguments="{}", meta={"retryable": final, "finish_reason": "stop"})  # fmt: skip
+
+    @precondition(lambda self: self.d.session.context.leases)
+    @rule(index=st.integers(0, 9), text=st.sampled_from(["", "seven plus five"]))
+    def sensible(self, index, text):
+        """Let a stage do its whole work, so that deep states are reached."""
+        job = self.pick(index)
+        if (job.id, job.attempt) not in self.d.seq:
+            self.d.chunk(job, ChunkKind.STARTED)
+        if job.stage is Stage.STT:
+            self.d.chunk(job, ChunkKind.TRANSCRIPT, text=text, final=True)
+        elif job.stage is Stage.LLM:
+            self.d.chunk(job, ChunkKind.TEXT, text="One. Two.")
+            self.d.chunk(job, ChunkKind.DONE, meta={"finish_reason": "stop", "input_tokens": 3, "output_tokens": 2})
+        else:
+            for index in range(len(self.d.fed[job.id])):
+                self.d.chunk(job, ChunkKind.AUDIO, pcm=b"\1\0" * 2400, index=index)
+                self.d.chunk(job, ChunkKind.AUDIO, index=index, final=True)
+
+    @precondition(lambda self: self.d.jobs)
+    @rule(index=st.integers(0, 50), attempt=st.integers(1, 2), seq=st.integers(0, 9), kind=st.sampled_from(list(ChunkKind)))
+    def stray(self, index, attempt, seq, kind):
+        """Late, doubled, from the wrong attempt, or with a gap."""
+        job_id = list(self.d.jobs)[index % len(self.d.jobs)]
+        self.d.take(self.d.session.engine(Chunk(job_id, attempt, seq, kind, text="late", pcm=b"\1\0"), self.d.now))
+
+    @precondition(lambda self: self.d.jobs)
+    @rule(index=st.integers(0, 50))
+    def not_submitted(self, index):
+        job = list(self.d.jobs.values())[index % len(self.d.jobs)]
+        self.d.take(self.d.session.job_lost(job.id, job.attempt, "llm_unavailable", "gone", self.d.now))
+
+    @rule(seconds=st.sampled_from([0.1, 0.7, 3.0, 11.0]), alive=st.booleans())
+    def wait(self, seconds, alive):
+        self.d.pass_time(seconds, step=0.1, alive=alive)
+
+    @invariant()
+    def at_most_one_active(self):
+        session = self.d.session
+        assert session.active is None or session.active.active
+        assert all(lease.owner for lease in session.context.leases.values())
+
+    def teardown(self):
+        self.d.take(self.d.session.close("disconnected", self.d.now))
+        self.d.order.finished()
+        assert not self.d.session.context.leases
+
+
+SessionMachine.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+TestSession = SessionMachine.TestCase
