@@ -30,6 +30,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.test")
 os.environ.setdefault("SECRET_KEY", new_secret() + new_secret())
 os.environ.setdefault("VIVAVOCE_VAR", str(WORK))
 
+import django  # noqa: E402
+
+django.setup()
+
 
 def pytest_sessionfinish() -> None:
     for server in _started:
