@@ -38,7 +38,11 @@ class Client:
         await self.socket.send(json.dumps({"type": type, **fields}))
 
     async def next(self, timeout_s: float = 20) -> dict[str, Any]:
-        event = json.loads(await asyncio.wait_for(self.socket.recv(), timeout_s))
+        try:
+            event = json.loads(await asyncio.wait_for(self.socket.recv(), timeout_s))
+        except TimeoutError:
+            last = [str(e)[:300] for e in self.events[-4:]]
+            raise AssertionError(f"nothing for {timeout_s:.1f} s after {len(self.events)} events; the last: {last}") from None
         self.times.append(time.monotonic())
         self.order.see(assert_valid(event))
         self.events.append(event)

@@ -279,7 +279,7 @@ def count_to(number: int) -> str:
 
 
 def _count(rng):
-    number = rng.choice((3, 5, 10, 10, 20, 20, 30)) if rng.random() < 0.8 else rng.choice((40, 50, 100, rng.randint(2, 60)))
+    number = rng.choice((3, 5, 10, 20, 30, 40, 50, 100)) if rng.random() < 0.6 else rng.randint(2, 100)
     ask = rng.choice(("count to #{}.", "please count to #{}.", "can you count to #{}?", "count from one to #{}."))
     return Turn(ask.format(number), count_to(number))
 
@@ -408,7 +408,7 @@ def _unknown(rng, vocabulary):
     return Turn(text + rng.choice("?."), SORRY)
 
 
-PLAIN = (_sum, _sum, _sum, _name_tell, _colour_tell, _calendar, _tomorrow, _clock, _capital, _facts, _count, _story,
+PLAIN = (_sum, _sum, _sum, _name_tell, _colour_tell, _calendar, _tomorrow, _clock, _capital, _facts, _count, _count, _story,
          _fixed, _fixed, _fixed, _business, _business)  # fmt: skip
 SKILLS = (_weather, _light, _table)
 

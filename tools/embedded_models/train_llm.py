@@ -46,9 +46,12 @@ def render(messages, tools) -> str:
 
 
 def make_tokenizer():
-    """Byte-level BPE: whole words for what is in the grammar, bytes for everything else; lossless."""
+    """Byte-level BPE: whole words for what is in the grammar, bytes for everything else; lossless. Made once per build."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    made = BUILD / "tokenizer.json"
+    if made.exists():
+        return Tokenizer.from_file(str(made))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -62,6 +65,8 @@ def make_tokenizer():
     tokenizer.train_from_iterator(lines, trainer)
     # part of the text the model writes, so not "special" (they must not be skipped when decoding)
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in SPECIAL[7:]])
+    BUILD.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(made))
     return tokenizer
 
 
@@ -70,7 +75,7 @@ def example(rng, tokenizer) -> tuple[list[int], list[int]]:
     while True:
         messages, tools = grammar.dialogue(rng)
         ids = tokenizer.encode(render(messages, tools)).ids
-        if len(ids) <= 420 or rng.random() < 0.2 and len(ids) < CONTEXT:
+        if len(ids) <= 420 or rng.random() < 0.5 and len(ids) < CONTEXT:
             break
     assistant, end = tokenizer.token_to_id("<|assistant|>"), tokenizer.token_to_id("<|end|>")
     labels, speaking = [], False

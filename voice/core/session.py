@@ -366,17 +366,19 @@ class Session:
             if item_id in response.waiting:
                 response.fail(code, message)
         if utterance.answer and not self.active and self.context.settings.type == "realtime":
-            response = Response(self.context, self._params({}), utterance.clock, item_id)
+            response = Response(self.context, self._own_params(), utterance.clock, item_id)
             self._start(response, {item_id})
             response.fail(code, message)
 
     def _answer(self, utterance: Utterance) -> None:
+        self._start(Response(self.context, self._own_params(), utterance.clock, utterance.entry.item["id"]), set())
+
+    def _own_params(self) -> ResponseParams:
+        """For an answer nobody asked for by event: a tool_choice whose tool is gone counts as auto."""
         try:
-            params = self._params({})
-        except ProtocolError as error:  # the session's tool_choice names a tool it no longer has
-            self.context.send("error", error=error.body(None))
-            return
-        self._start(Response(self.context, params, utterance.clock, utterance.entry.item["id"]), set())
+            return self._params({})
+        except ProtocolError:
+            return self._params({"tool_choice": "auto"})
 
     def _bill_input(self, item_id: str) -> None:
         """Audio that was transcribed and not answered."""
