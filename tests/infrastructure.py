@@ -18,7 +18,7 @@ from apps.tenants.models import Tenant
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("stt", "llm", "tts")
-START_S = 90
+START_S = 180
 
 
 class Stack:
@@ -54,11 +54,14 @@ class Stack:
         self.processes[child.name] = process
         return process
 
-    def start_worker(self, stage: str, **environment: str) -> tuple[str, subprocess.Popen]:
+    def start_worker(self, stage: str, python: str = "", **environment: str) -> tuple[str, subprocess.Popen]:
         """One more worker; (its name, its process). It serves a second or so later: see wait_workers."""
         self._count += 1
         name = f"{stage}-{self._count}"
-        return name, self.run(processes.worker(stage, 16, name), **environment)
+        child = processes.worker(stage, 16, name)
+        if python:
+            child = processes.Child(child.name, (python, *child.command[1:]))
+        return name, self.run(child, **environment)
 
     def end(self, name: str) -> None:
         process = self.processes.pop(name)

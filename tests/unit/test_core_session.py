@@ -532,3 +532,14 @@ def test_timing_event_only_where_asked_for():
     d = answered(extensions=True)
     timing = d.last("ext.response.timing")
     assert abs(sum(s["ms"] for s in timing["segments"]) - timing["first_audio_ms"]) < 0.01
+
+
+def test_time_the_gateway_slept_is_not_the_workers_silence():
+    d = Driver()
+    d.say("hi")
+    d.start(Stage.LLM), d.start(Stage.TTS)
+    d.now += 3.0  # the process was stopped; the beats lie unread in the stream
+    d.take(d.session.timer("leases", d.now))
+    assert d.job(Stage.LLM).attempt == 1
+    d.pass_time(0.8)
+    assert d.job(Stage.LLM).attempt == 2

@@ -27,6 +27,7 @@ class Context:
         self.leases: dict[str, Lease] = {}
         self.requests = MinuteBucket(config.responses_per_minute)
         self.tokens = MinuteBucket(config.tokens_per_minute)
+        self.leases_due = 0.0  # when the shell should call the timer "leases"; later than that, it was the shell that slept
         self.unbilled_audio_ms = 0  # transcribed, not yet in a RecordTurn
 
     def take(self) -> list[Effect]:
@@ -57,11 +58,17 @@ class Context:
         }[stage]
         job = Job(self.ids("job"), 1, stage, config.session_id, engine, model, worker_deadline_ms or deadline_ms, params)
         lease = Lease(job, owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000, feeds=list(feeds))
-        if not self.leases:
-            self.do(SetTimer("leases", self.now + LEASE_CHECK_S))
         self.leases[job.id] = lease
+        if len(self.leases) == 1:
+            self.watch_leases()
         self.do(OpenJob(job, feeds))
         return lease
+
+    def watch_leases(self) -> None:
+        """Look at the leases again in a moment, while there are any."""
+        if self.leases:
+            self.leases_due = self.now + LEASE_CHECK_S
+            self.do(SetTimer("leases", self.leases_due))
 
     def feed(self, lease: Lease, feed: Feed) -> None:
         lease.feeds.append(feed)

@@ -13,6 +13,7 @@ from voice.core.jobs import SILENT_LEASE_MS, Chunk, ChunkKind, Feed, Job
 from voice.core.states import LEASE, LeaseState, advance
 
 MAX_ATTEMPTS = 2
+STALL_S = 0.05  # a timer this late is ordinary
 
 
 class Verdict(Enum):
@@ -53,6 +54,12 @@ class Lease:
             self.state = advance(LEASE, self.state, LeaseState.HELD)
             self.started_at = self.started_at or now
         return Verdict.TAKE
+
+    def forgive(self, stalled_s: float) -> None:
+        """The session's own process slept: beats may lie unread, so that time does not count as the worker's silence."""
+        if stalled_s > STALL_S:
+            self.heard_at += stalled_s
+            self.start_by += stalled_s
 
     def lost(self, now: float) -> bool:
         """Silent for too long, or never taken."""

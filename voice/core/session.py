@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from voice.core import events
-from voice.core.context import LEASE_CHECK_S, Context
+from voice.core.context import Context
 from voice.core.conversation import Entry
 from voice.core.effects import ClearTimer, Close, Effect, RecordTurn, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
@@ -179,15 +179,16 @@ class Session:
 
     def _check_leases(self) -> None:
         context = self.context
+        stalled = context.now - context.leases_due
         for lease in list(context.leases.values()):
             if lease.job.id not in context.leases:
                 continue
+            lease.forgive(stalled)
             if context.now > lease.deadline:
                 self._owner(lease).lease_failed(lease, "deadline_exceeded", f"No {lease.job.stage} result in time.", retry=False)
             elif lease.lost(context.now):
                 self._owner(lease).lease_failed(lease, "lease_lost", "", retry=True)
-        if context.leases:
-            context.do(SetTimer("leases", context.now + LEASE_CHECK_S))
+        context.watch_leases()
 
     def _expire(self) -> None:
         minutes = max(1, self.context.config.max_session_s // 60)

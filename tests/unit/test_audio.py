@@ -1,0 +1,81 @@
+"""Detection on real synthetic speech, silence, noise and clipping."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.infrastructure import ROOT
+from voice.audio.detector import Detector
+from voice.audio.endpointing import SEMANTIC_SILENCE_MS
+from voice.core.settings import SEMANTIC_VAD, SERVER_VAD
+from voice.gateway.talk import read_wav
+
+SAMPLES = sorted((ROOT / "samples").glob("*.wav"))
+SECOND = bytes(48000)
+
+
+def detect(pcm: bytes, settings=SERVER_VAD, gate_db=-55.0, step=1920):
+    detector = Detector(settings, gate_db)
+    edges = []
+    for at in range(0, len(pcm), step):
+        edges += detector.push(pcm[at : at + step])
+    return detector, edges
+
+
+def scaled(pcm: bytes, db: float) -> bytes:
+    return (np.frombuffer(pcm, "<i2") * 10 ** (db / 20)).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_each_sample_is_one_utterance(path):
+    pcm = read_wav(path)
+    loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2")) > 300)
+    _, edges = detect(SECOND + pcm + SECOND)
+    assert [e.kind for e in edges] == ["started", "stopped"]
+    assert abs(edges[0].at_ms - (1000 + loud[0] / 24)) < 150
+    assert abs(edges[1].at_ms - (1000 + loud[-1] / 24)) < 250
+    assert 480 <= edges[1].decided_ms - edges[1].at_ms <= 580
+
+
+@pytest.mark.parametrize("db", [-6, -20, -30])
+def test_quiet_speech_passes_the_gate(db):
+    pcm = SECOND + scaled(read_wav(ROOT / "samples" / "question.wav"), db) + SECOND
+    gated, ungated = detect(pcm)[1], detect(pcm, gate_db=0)[1]
+    assert [e.kind for e in gated] == [e.kind for e in ungated] == ["started", "stopped"]
+    assert abs(gated[0].at_ms - ungated[0].at_ms) <= 64 and abs(gated[1].at_ms - ungated[1].at_ms) <= 96
+
+
+def test_the_gate_saves_the_model_the_silence():
+    pcm = SECOND * 4 + read_wav(ROOT / "samples" / "question.wav") + SECOND * 4
+    assert detect(pcm)[0]._vad.asked < 0.45 * detect(pcm, gate_db=0)[0]._vad.asked
+
+
+@pytest.mark.parametrize("kind", ["silence", "white", "hum"])
+def test_no_speech_no_edges(kind):
+    rng = np.random.default_rng(1)
+    samples = {"silence": np.zeros(72000), "white": rng.normal(0, 0.01, 72000), "hum": 0.05 * np.sin(np.arange(72000) / 76)}[kind]
+    assert detect((samples * 32767).astype("<i2").tobytes())[1] == []
+
+
+def test_the_size_of_chunks_does_not_matter():
+    pcm = SECOND + read_wav(ROOT / "samples" / "story.wav") + SECOND
+    wanted = detect(pcm)[1]
+    for step in (480, 4800, len(pcm)):
+        assert detect(pcm, step=step)[1] == wanted
+
+
+@pytest.mark.parametrize("eagerness", SEMANTIC_SILENCE_MS)
+def test_eagerness_sets_the_wait(eagerness):
+    pcm = read_wav(ROOT / "samples" / "question.wav") + SECOND * 2
+    edge = detect(pcm, {**SEMANTIC_VAD, "eagerness": eagerness})[1][-1]
+    assert 0 <= edge.decided_ms - edge.at_ms - SEMANTIC_SILENCE_MS[eagerness] <= 64
+
+
+def test_off_and_on_again():
+    pcm = read_wav(ROOT / "samples" / "question.wav") + SECOND
+    detector = Detector(None)
+    assert not detector.push(pcm)
+    detector.configure(SERVER_VAD, reset=False)
+    edges = list(detector.push(pcm))
+    assert [e.kind for e in edges] == ["started", "stopped"] and edges[0].at_ms >= len(pcm) // 48 - 32
