@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -33,6 +34,7 @@ def caller(stack, python):
     """A workspace whose agent thinks with vLLM; the only llm worker is one with vLLM."""
     for name in [n for n in stack.processes if n.startswith("llm-")]:
         stack.end(name)
+    time.sleep(3.5)  # until nobody believes in the old worker any more
     tenant, secret = stack.new_tenant("vllm")
     with bound(tenant):
         agent = Agent.objects.get()
