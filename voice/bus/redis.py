@@ -134,7 +134,8 @@ class RedisGatewayBus:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.publish(CANCEL_CHANNEL, job.id)
                 pipe.set(cancel_key(job), reason, ex=EXPIRE_S)
-                pipe.delete(feed_key(job))
+                pipe.xadd(feed_key(job), {"x": reason})  # wakes a worker that waits for input
+                pipe.expire(feed_key(job), 60)
                 await pipe.execute()
         except (*CONNECTION_ERRORS, redis.RedisError) as error:
             log.warning("bus: cancel of %s not sent: %s", job.id, error)
@@ -184,10 +185,12 @@ class RedisWorkerBus:
         while not self.cancelled(job):
             if time.monotonic() > until:
                 raise FeedTimeout(f"no input for {job.id} within {timeout_s:.0f} s")
-            answer = self._redis.xread({key: last}, count=64, block=200)
+            answer = self._redis.xread({key: last}, count=64, block=1000)
             for _, rows in answer:
                 for entry_id, fields in rows:
                     last, until = entry_id, time.monotonic() + timeout_s
+                    if b"x" in fields:
+                        return
                     feed = _feed.decode(fields[b"f"])
                     yield feed
                     if feed.last:

@@ -31,7 +31,6 @@ class Lease:
     began: float
     seq: int = -1
     said_at: float = 0.0
-    first_ms: float = 0.0
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -101,10 +100,9 @@ class Runner:
         try:
             for chunk in pieces:
                 if self.bus.cancelled(lease.job):
-                    return
+                    break
                 if time.monotonic() > until:
                     raise EngineError(f"not done within {lease.job.deadline_ms} ms", code="deadline_exceeded")
-                lease.first_ms = lease.first_ms or (time.monotonic() - lease.began) * 1000
                 lease.say(chunk)
         except EngineError as error:
             lease.say(piece(ChunkKind.FAILED, name=error.code, text=str(error), meta={"retryable": error.retryable}))
@@ -118,6 +116,8 @@ class Runner:
             lease.say(piece(ChunkKind.FAILED, name="engine_error", text=f"The {lease.job.stage} engine failed.", meta={"retryable": True}))
         finally:
             pieces.close()
+        if self.bus.cancelled(lease.job):  # nobody listens any more; said so that what the job held is known to be free
+            lease.say(piece(ChunkKind.FAILED, name="cancelled"))
 
     def _beats(self) -> None:
         next_report = 0.0

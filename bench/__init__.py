@@ -1,0 +1,1 @@
+"""`python -m bench`: the product against the bare pipeline and bare sockets, interleaved, in ratios."""

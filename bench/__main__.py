@@ -1,0 +1,262 @@
+"""Five measurements in one run, each beside what it is compared with; prints one table and writes var/reports/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests import conftest  # chooses ports and sets the environment before Django loads
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def p(values: list[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+class Bench:
+    def __init__(self, quick: bool):
+        self.quick = quick
+        self.rows: list[tuple[str, str, str, str, str]] = []
+
+    def row(self, what: str, ours: str, theirs: str, ratio: str, bar: str) -> None:
+        self.rows.append((what, ours, theirs, ratio, bar))
+
+    def start(self) -> None:
+        from apps.tenants.bootstrap import prepare
+        from tests.infrastructure import Stack
+
+        for server in (conftest._postgres, conftest._redis):
+            if server is not None:
+                server.start()
+        prepare()
+        self.stack = Stack(conftest.WORK)
+        self.stack.start()
+        self.tenant, self.key = self.stack.new_tenant("bench")
+        os.environ["VOICE_API_KEY"] = self.key
+
+    def stop(self) -> None:
+        self.stack.stop()
+        for server in (conftest._postgres, conftest._redis):
+            if server is not None:
+                server.stop()
+
+    # 1 voice to voice
+
+    def bare_pipeline(self):
+        """The same models one after the other in this process, behind the same endpointing."""
+        from config.workers import DEFAULTS, engine_settings
+        from voice.engines import create
+
+        engines = {}
+        for stage, (name, model) in DEFAULTS.items():
+            engines[stage] = create(stage, name, model, engine_settings())
+            engines[stage].load()
+        return engines
+
+    async def bare_turn(self, engines, pcm: bytes, end: int) -> float:
+        """ms from the end of speech to the first audio byte."""
+        import numpy as np
+        import soxr
+
+        from voice.audio.detector import Detector
+        from voice.core.chunker import Chunker
+        from voice.core.settings import SERVER_VAD
+        from voice.engines.base import CompletionRequest, TextDelta
+
+        detector, began, whole, start = Detector(SERVER_VAD), time.monotonic(), pcm + bytes(72000), 0
+        for at in range(0, len(whole), 1920):
+            edges = detector.push(whole[at : at + 1920])
+            if edges and edges[0].kind == "started":
+                start = max(0, edges[0].at_ms - 300) * 48
+            if edges and edges[-1].kind == "stopped":
+                heard = np.frombuffer(whole[start : at + 1920], "<i2")
+                text = list(engines["stt"].transcribe(soxr.resample(heard, 24000, 16000).astype("<i2").tobytes()))[-1].text
+                messages = [{"role": "system", "content": "You are a friendly voice assistant. Answer briefly."}, {"role": "user", "content": text}]
+                chunker, sentence = Chunker(), ""
+                for found in engines["llm"].complete(CompletionRequest(messages)):
+                    if isinstance(found, TextDelta) and not sentence:
+                        sentence = next(iter(chunker.feed(found.text)), "")
+                next(engines["tts"].synthesize(sentence or chunker.flush()[0]))
+                return (time.monotonic() - began - end / 48000) * 1000
+            await asyncio.sleep(max(0, began + (at + 1920) / 48000 - time.monotonic()))
+        raise RuntimeError("no end of speech found")
+
+    async def voice_to_voice(self) -> None:
+        import numpy as np
+
+        from voice.gateway.talk import Talk, read_wav
+
+        engines, pcm = self.bare_pipeline(), read_wav(ROOT / "samples" / "question.wav")
+        loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2")) > 200)
+        end = (int(loud[-1]) + 1) * 2
+        ours, bare = [], []
+        for _ in range(5 if self.quick else 25):
+            bare.append(await self.bare_turn(engines, pcm, end))
+            result = await Talk(self.stack.realtime, self.key, lambda text: None).run(pcm, None, None, None)
+            ours.append(result.first_audio_ms)
+        a, b = statistics.median(ours), statistics.median(bare)
+        self.row("voice to voice, p50", f"{a:.0f} ms", f"{b:.0f} ms (bare pipeline)", f"{a / b:.3f}x, {a - b:+.1f} ms", "<= 1.10x + 10 ms")
+
+    # 2 gateway CPU
+
+    def cpu(self, pid: int) -> float:
+        import psutil
+
+        times = psutil.Process(pid).cpu_times()
+        return times.user + times.system
+
+    def load(self, url: str, pid: int, sessions: int, seconds: float, chunk_ms: int, echo: bool = False) -> tuple[float, list[float]]:
+        """(CPU ms per session-second of process `pid`, echo times)."""
+        before = self.cpu(pid)
+        command = [sys.executable, "-m", "bench.load", url, str(sessions), str(seconds), str(chunk_ms), *(["echo"] if echo else [])]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120, check=True)
+        return (self.cpu(pid) - before) * 1000 / (sessions * seconds), json.loads(result.stdout)["echoes"]
+
+    def gateway_cpu(self) -> None:
+        from apps.common.launch import processes
+        from apps.common.launch.servers import free_port
+
+        port = free_port()
+        bare = self.stack.run(processes.Child("bare", (sys.executable, "-m", "bench.bare_server", str(port))))
+        plain = processes.gateway(free_port())
+        whole = self.stack.run(processes.Child("gateway-no-gate", plain.command), VAD_GATE_DB="0")
+        self.stack.wait(f"http://127.0.0.1:{plain.port}/health")
+        targets = {"bare": (f"ws://127.0.0.1:{port}", bare.pid), "same VAD": (f"ws://127.0.0.1:{plain.port}/v1/realtime", whole.pid),
+                   "energy gate": (self.stack.realtime, self.stack.processes["gateway"].pid)}  # fmt: skip
+        for chunk_ms in (20, 100):
+            found: dict[str, list[float]] = {name: [] for name in targets}
+            for _ in range(1 if self.quick else 3):
+                for name, (url, pid) in targets.items():
+                    found[name].append(self.load(url, pid, 20, 5 if self.quick else 10, chunk_ms)[0])
+            ms = {name: statistics.median(values) for name, values in found.items()}
+            for name, bar in (("same VAD", "<= 1.1x"), ("energy gate", "<= 0.85x")):
+                self.row(f"gateway CPU a session-second, {chunk_ms} ms chunks, {name}", f"{ms[name]:.2f} ms", f"{ms['bare']:.2f} ms (bare server)",
+                         f"{ms[name] / ms['bare']:.2f}x", bar)  # fmt: skip
+        self.stack.end("bare")
+        self.stack.end("gateway-no-gate")
+
+    # 3 and 4, on the bus
+
+    async def hop_and_cancel(self) -> None:
+        import redis.asyncio
+
+        from config import workers
+        from voice.bus.redis import RedisGatewayBus
+        from voice.core.jobs import ChunkKind, Feed, Job, Stage
+
+        bus = RedisGatewayBus(os.environ["REDIS_URL"], "bench", workers.submit)
+        await bus.start()
+        client = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"])
+        chunks = bus.chunks()
+        count = 30 if self.quick else 200
+        started, over, plain, idle = [], [], [], []
+        for i in range(count):
+            job = Job(f"job_hop{i}", 1, Stage.LLM, "sess_bench", *workers.DEFAULTS["llm"], 10000, {
+                "messages": [{"role": "user", "content": "hello"}], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True,
+                "max_tokens": 32, "temperature": 0.0, "prefix": ""})  # fmt: skip
+            began, first, at = time.monotonic(), 0.0, 0.0
+            await bus.open(job)
+            async for chunk in chunks:
+                at = time.monotonic()
+                if chunk.kind is ChunkKind.STARTED:
+                    started.append((at - began) * 1000)
+                elif chunk.kind is ChunkKind.TEXT and not first:
+                    first = (at - began) * 1000
+                elif chunk.kind is ChunkKind.DONE:
+                    over.append(first - chunk.meta["first_ms"])
+                    break
+            began = time.monotonic()
+            await client.xadd("bench:a", {"x": "1"}, maxlen=10)
+            await client.xread({"bench:a": "0"}, count=1)
+            await client.xadd("bench:b", {"x": "1"}, maxlen=10)
+            await client.xread({"bench:b": "0"}, count=1)
+            plain.append((time.monotonic() - began) * 1000)
+            job = Job(f"job_cancel{i}", 1, Stage.TTS, "sess_bench", *workers.DEFAULTS["tts"], 60000,
+                      {"voice": "alloy", "speed": 1.0, "language": "en", "rate_hz": 24000})  # fmt: skip
+            await bus.open(job, (Feed(0, "Tell me a very long story about a dragon. " * (1 if i % 2 else 30)),))
+            async for chunk in chunks:
+                if chunk.kind is ChunkKind.AUDIO and chunk.job == job.id:
+                    break
+            began = time.monotonic()
+            await bus.cancel(job, "client_cancelled")
+            async for chunk in chunks:
+                if chunk.kind is ChunkKind.FAILED and chunk.job == job.id:
+                    idle.append((time.monotonic() - began) * 1000)
+                    break
+        await client.aclose()
+        await bus.close()
+        self.row("job opened to its first chunk, p50 / p95", f"{p(started, 50):.2f} / {p(started, 95):.2f} ms", f"{p(plain, 50):.2f} / {p(plain, 95):.2f} ms "
+                 "(4 plain Redis calls)", f"{p(started, 50) / p(plain, 50):.1f}x", "<= 3 / 5 ms")  # fmt: skip
+        self.row("job opened to first word, over the engine's own time, p50 / p95", f"{p(over, 50):.2f} / {p(over, 95):.2f} ms", "", "", "<= 3 / 5 ms")
+        self.row("cancel to worker idle, p50 / p95", f"{p(idle, 50):.1f} / {p(idle, 95):.1f} ms", "", "", "p95 <= 50 ms")
+
+    async def cancel(self) -> None:
+        from tests.e2e.client import Client
+
+        late = []
+        async with Client(self.stack.realtime, self.key) as client:
+            for i in range(10 if self.quick else 60):
+                await client.type("tell me a story")
+                await client.wait("response.output_audio.delta")
+                await asyncio.sleep(0.02 + 0.01 * (i % 9))
+                sent = time.monotonic()
+                await client.send("response.cancel")
+                await client.answer()
+                audio = [t for e, t in zip(client.events, client.times, strict=True) if e["type"] == "response.output_audio.delta"]
+                late.append(max(0.0, (audio[-1] - sent) * 1000))
+        self.row("cancel to the last audio byte, p50 / p95", f"{p(late, 50):.1f} / {p(late, 95):.1f} ms", "", "", "p95 <= 20 ms")
+
+    # 5 sessions
+
+    def sessions(self) -> None:
+        pid = self.stack.processes["gateway"].pid
+        for count in (25, 50, 100):
+            cpu, echoes = self.load(self.stack.realtime, pid, count, 5 if self.quick else 15, 40, echo=True)
+            self.row(f"{count} live sessions, echo p50 / p99", f"{p(echoes, 50):.1f} / {p(echoes, 99):.1f} ms", f"{cpu * count / 10:.0f} % of a core", "", "")
+
+    def run(self) -> int:
+        say("starting the product …")
+        self.start()
+        try:
+            for name, step in (("voice to voice", self.voice_to_voice), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
+                               ("cancel", self.cancel), ("sessions", self.sessions)):  # fmt: skip
+                say(f"{name} …")
+                done = step()
+                if done is not None:
+                    asyncio.run(done)
+        finally:
+            self.stop()
+        widths = [max(len(row[i]) for row in self.rows) for i in range(5)]
+        for row in [("what", "ours", "compared with", "ratio", "bar"), *self.rows]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        report = ROOT / "var" / "reports" / "bench.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps([dict(zip(("what", "ours", "compared_with", "ratio", "bar"), row, strict=True)) for row in self.rows], indent=1))
+        return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the repetitions")
+    options = parser.parse_args()
+    from apps.tenants.context import bound_public
+
+    with bound_public():
+        sys.exit(Bench(options.quick).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo]`.
+
+Prints one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+import time
+
+import numpy as np
+from websockets.asyncio.client import connect
+
+from voice.gateway.talk import read_wav
+
+
+def call_audio() -> bytes:
+    """A question every 4.5 s with a quiet room (-62 dBFS) between."""
+    samples = np.frombuffer(read_wav("samples/question.wav") + bytes(48000 * 3), "<i2").astype(np.float64)
+    noise = np.random.default_rng(1).normal(0, 10 ** (-62 / 20) * 32767, len(samples))
+    return np.clip(samples + noise, -32768, 32767).astype("<i2").tobytes()
+
+
+async def one(url: str, frames: list[str], chunk_s: float, until: float, offset: float, echo: bool, echoes: list[float]) -> None:
+    headers = {"Authorization": f"Bearer {os.environ.get('VOICE_API_KEY', '')}"}
+    async with connect(url, additional_headers=headers, compression=None, max_size=2**24, open_timeout=30, ping_interval=None) as socket:
+        await socket.send(json.dumps({"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"create_response": False}}}}}))
+        asked: list[float] = []
+
+        async def read() -> None:
+            async for text in socket:
+                if asked and "none_such" in text:
+                    echoes.append((time.monotonic() - asked.pop(0)) * 1000)
+
+        reader = asyncio.create_task(read())
+        await asyncio.sleep(offset)
+        began, i, next_echo = time.monotonic(), 0, time.monotonic() + 1
+        while time.monotonic() < until:
+            await socket.send(frames[i % len(frames)])
+            i += 1
+            if echo and time.monotonic() > next_echo:
+                next_echo += 1
+                asked.append(time.monotonic())
+                await socket.send('{"type":"conversation.item.retrieve","item_id":"none_such"}')
+            await asyncio.sleep(max(0, began + i * chunk_s - time.monotonic()))
+        reader.cancel()
+
+
+async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: bool) -> None:
+    audio, size = call_audio(), 48 * chunk_ms
+    frames = [json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(audio[at : at + size]).decode()})
+              for at in range(0, len(audio) - size, size)]  # fmt: skip
+    until, echoes = time.monotonic() + seconds + 1, []
+    await asyncio.gather(*(one(url, frames, chunk_ms / 1000, until, n / sessions, echo, echoes) for n in range(sessions)))
+    print(json.dumps({"echoes": [round(e, 2) for e in echoes]}))
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), "echo" in sys.argv))
