@@ -120,10 +120,13 @@ class Bench:
 
     def load(self, url: str, pid: int, sessions: int, seconds: float, chunk_ms: int, echo: bool = False) -> tuple[float, list[float]]:
         """(CPU ms per session-second of process `pid`, echo times)."""
-        before = self.cpu(pid)
         command = [sys.executable, "-m", "bench.load", url, str(sessions), str(seconds), str(chunk_ms), *(["echo"] if echo else [])]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120, check=True)
-        return (self.cpu(pid) - before) * 1000 / (sessions * seconds), json.loads(result.stdout)["echoes"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "begin\n"
+            before = self.cpu(pid)
+            assert process.stdout.readline() == "end\n"
+            spent = self.cpu(pid) - before
+            return spent * 1000 / (sessions * seconds), json.loads(process.stdout.read())["echoes"]
 
     def gateway_cpu(self) -> None:
         from apps.common.launch import processes

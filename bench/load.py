@@ -1,6 +1,6 @@
 """Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo]`.
 
-Prints one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second).
+Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def call_audio() -> bytes:
     return np.clip(samples + noise, -32768, 32767).astype("<i2").tobytes()
 
 
-async def one(url: str, frames: list[str], chunk_s: float, until: float, offset: float, echo: bool, echoes: list[float]) -> None:
+async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offset: float, echo: bool, echoes: list[float], gates) -> None:
     headers = {"Authorization": f"Bearer {os.environ.get('VOICE_API_KEY', '')}"}
     async with connect(url, additional_headers=headers, compression=None, max_size=2**24, open_timeout=30, ping_interval=None) as socket:
         await socket.send(json.dumps({"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"create_response": False}}}}}))
@@ -37,6 +37,8 @@ async def one(url: str, frames: list[str], chunk_s: float, until: float, offset:
                     echoes.append((time.monotonic() - asked.pop(0)) * 1000)
 
         reader = asyncio.create_task(read())
+        await gates[0].wait()
+        until = time.monotonic() + seconds
         await asyncio.sleep(offset)
         began, i, next_echo = time.monotonic(), 0, time.monotonic() + 1
         while time.monotonic() < until:
@@ -47,6 +49,7 @@ async def one(url: str, frames: list[str], chunk_s: float, until: float, offset:
                 asked.append(time.monotonic())
                 await socket.send('{"type":"conversation.item.retrieve","item_id":"none_such"}')
             await asyncio.sleep(max(0, began + i * chunk_s - time.monotonic()))
+        await gates[1].wait()
         reader.cancel()
 
 
@@ -54,8 +57,15 @@ async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: boo
     audio, size = call_audio(), 48 * chunk_ms
     frames = [json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(audio[at : at + size]).decode()})
               for at in range(0, len(audio) - size, size)]  # fmt: skip
-    until, echoes = time.monotonic() + seconds + 1, []
-    await asyncio.gather(*(one(url, frames, chunk_ms / 1000, until, n / sessions, echo, echoes) for n in range(sessions)))
+    echoes: list[float] = []
+    gates = asyncio.Barrier(sessions + 1), asyncio.Barrier(sessions + 1)  # all connected; all done
+    calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions, echo, echoes, gates) for n in range(sessions)))
+    await gates[0].wait()
+    print("begin", flush=True)
+    await asyncio.sleep(seconds)
+    print("end", flush=True)
+    await gates[1].wait()
+    await calls
     print(json.dumps({"echoes": [round(e, 2) for e in echoes]}))
 
 

@@ -145,7 +145,7 @@ class RealtimeConsumer:
         self.spawn(self.control(principal), "control")
         try:
             self.perform(self.session.start(time.monotonic()))
-            await self.read()
+            await self.listen()
         except Closing as closing:
             self.close_code, self.close_reason = closing.code, closing.reason
         except Exception:  # the edge of the connection: no traceback reaches the client
@@ -155,22 +155,25 @@ class RealtimeConsumer:
             gauge.dec()
             await self.finish()
 
+    async def listen(self) -> None:
+        """Read frames until the client goes, or `stop()` says so."""
+        reading = asyncio.create_task(self.read(), name="reader")
+        closed = asyncio.create_task(self.closed.wait(), name="closed")
+        await asyncio.wait((reading, closed), return_when=asyncio.FIRST_COMPLETED)
+        closed.cancel()
+        if not reading.done():
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            return
+        reading.result()
+
     async def read(self) -> None:
-        """Frames until the client goes or `closed` is set."""
-        closed = asyncio.create_task(self.closed.wait())
-        try:
-            while not self.closed.is_set():
-                incoming = asyncio.ensure_future(self.receive())
-                await asyncio.wait((incoming, closed), return_when=asyncio.FIRST_COMPLETED)
-                if not incoming.done():
-                    incoming.cancel()
-                    return
-                message = incoming.result()
-                if message["type"] == "websocket.disconnect":
-                    raise Closing(0, "client" if message.get("code") in (1000, None) else "disconnected")
-                await self.frame(message)
-        finally:
-            closed.cancel()
+        receive = self.receive
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                raise Closing(0, "client" if message.get("code") in (1000, None) else "disconnected")
+            await self.frame(message)
 
     async def frame(self, message: dict[str, Any]) -> None:
         text = message.get("text")
