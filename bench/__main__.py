@@ -27,8 +27,8 @@ def say(text: str) -> None:
 
 
 class Bench:
-    def __init__(self, quick: bool):
-        self.quick = quick
+    def __init__(self, quick: bool, only: str = ""):
+        self.quick, self.only = quick, only
         self.rows: list[tuple[str, str, str, str, str]] = []
 
     def row(self, what: str, ours: str, theirs: str, ratio: str, bar: str) -> None:
@@ -236,6 +236,8 @@ class Bench:
         try:
             for name, step in (("voice to voice", self.voice_to_voice), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
                                ("cancel", self.cancel), ("sessions", self.sessions)):  # fmt: skip
+                if self.only not in name:
+                    continue
                 say(f"{name} …")
                 done = step()
                 if done is not None:
@@ -254,11 +256,12 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the repetitions")
+    parser.add_argument("--only", default="", help="measurements whose name holds this")
     options = parser.parse_args()
     from apps.tenants.context import bound_public
 
     with bound_public():
-        sys.exit(Bench(options.quick).run())
+        sys.exit(Bench(options.quick, options.only).run())
 
 
 if __name__ == "__main__":

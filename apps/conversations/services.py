@@ -16,9 +16,10 @@ def voice_session_open(*, session_id: str, agent_id: str, agent_version: int, ke
 
 
 def item_save(*, session_id: str, item: dict[str, Any], previous_item_id: str | None, deleted: bool = False) -> None:
-    Item.objects.update_or_create(session_id=session_id, item_id=item["id"], defaults={
-        "previous_item_id": previous_item_id or "", "type": item["type"], "role": item.get("role", ""), "item": item, "deleted": deleted,
-    })  # fmt: skip
+    row = Item(session_id=session_id, item_id=item["id"], previous_item_id=previous_item_id or "", type=item["type"], role=item.get("role", ""),
+               item=item, deleted=deleted)  # fmt: skip
+    changed = ["previous_item_id", "type", "role", "item", "deleted"]
+    Item.objects.bulk_create([row], update_conflicts=True, unique_fields=["session", "item_id"], update_fields=changed)
 
 
 def trace_save(*, session_id: str, turn: dict[str, Any]) -> None:

@@ -190,7 +190,7 @@ class RedisWorkerBus:
                 for entry_id, fields in rows:
                     last, until = entry_id, time.monotonic() + timeout_s
                     if b"x" in fields:
-                        return
+                        return self._mark(job.id)
                     feed = _feed.decode(fields[b"f"])
                     yield feed
                     if feed.last:

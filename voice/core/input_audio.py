@@ -5,13 +5,14 @@ from __future__ import annotations
 from voice.core.errors import ProtocolError
 
 BYTES_PER_MS = 48
-IDLE_MS = 5500  # kept while nobody speaks: the longest prefix padding and what deciding takes
+IDLE_BYTES = 5500 * BYTES_PER_MS  # kept while nobody speaks: the longest prefix padding and what deciding takes
 
 
 class InputAudio:
     def __init__(self, max_ms: int):
         self._max_bytes = max_ms * BYTES_PER_MS
         self._bytes = bytearray()
+        self.keeps_all = True  # False while a detector listens and nobody speaks: old audio may go
         self._start = 0  # bytes since session start at which the buffer begins
 
     @property
@@ -23,10 +24,10 @@ class InputAudio:
     def held_ms(self) -> int:
         return len(self._bytes) // BYTES_PER_MS
 
-    def append(self, pcm: bytes, *, speaking: bool, detecting: bool) -> None:
+    def append(self, pcm: bytes) -> None:
         """Raises ProtocolError when the buffer is full; then nothing of `pcm` is taken."""
-        if detecting and not speaking and len(self._bytes) > 2 * IDLE_MS * BYTES_PER_MS:
-            self._drop(len(self._bytes) - IDLE_MS * BYTES_PER_MS)
+        if not self.keeps_all and len(self._bytes) > IDLE_BYTES * 2:
+            self._drop(len(self._bytes) - IDLE_BYTES)
         if len(self._bytes) + len(pcm) > self._max_bytes:
             raise ProtocolError(
                 "input_audio_buffer_full",

@@ -212,8 +212,7 @@ class Session:
             context.settings.type = kind
         self._updated = True
         if context.settings.turn_detection != before:
-            if context.settings.turn_detection is None:
-                self.turns.speech_item = None
+            self.turns.detection_changed()
             context.do(SetTurnDetection(context.settings.turn_detection, reset=False))
         context.send("session.updated", session=context.settings.echo())
 

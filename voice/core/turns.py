@@ -46,14 +46,24 @@ class Turns:
         self.speech_item: str | None = None  # id the coming item will have, while somebody speaks
         self.speech_from_ms = 0
         self.pending: dict[str, Utterance] = {}  # item id -> not yet transcribed
+        self._set_keeping()
 
     @property
     def speaking(self) -> bool:
         return self.speech_item is not None
 
     def append(self, pcm: bytes) -> None:
-        detecting = self.context.settings.turn_detection is not None
-        self.buffer.append(pcm, speaking=self.speaking, detecting=detecting)
+        """Raises ProtocolError when the buffer is full."""
+        self.buffer.append(pcm)
+
+    def detection_changed(self) -> None:
+        """The session's turn_detection is another now."""
+        if self.context.settings.turn_detection is None:
+            self.speech_item = None
+        self._set_keeping()
+
+    def _set_keeping(self) -> None:
+        self.buffer.keeps_all = self.speaking or self.context.settings.turn_detection is None
 
     def edge(self, edge: SpeechEdge) -> None:
         if self.context.settings.turn_detection is None:
@@ -67,11 +77,13 @@ class Turns:
         padding = self.context.settings.turn_detection.get("prefix_padding_ms", 300)
         self.speech_item = self.context.ids("item")
         self.speech_from_ms = max(0, edge.at_ms - padding)
+        self._set_keeping()
         self.context.send("input_audio_buffer.speech_started", item_id=self.speech_item, audio_start_ms=self.speech_from_ms)
         self.listeners.speech_started()
 
     def _stopped(self, edge: SpeechEdge) -> None:
         item_id, self.speech_item = self.speech_item, None
+        self._set_keeping()
         self.context.send("input_audio_buffer.speech_stopped", item_id=item_id, audio_end_ms=edge.decided_ms)
         audio = self.buffer.take(self.speech_from_ms, edge.decided_ms)
         # the end of speech as the clock saw it: everything after it has arrived since
@@ -101,6 +113,7 @@ class Turns:
 
     def reset_speech(self) -> None:
         self.speech_item = None
+        self._set_keeping()
         if self.context.settings.turn_detection is not None:
             self.context.do(SetTurnDetection(self.context.settings.turn_detection, reset=True))
 

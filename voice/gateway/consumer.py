@@ -80,6 +80,7 @@ class RealtimeConsumer:
         self.bus_queue: asyncio.Queue = asyncio.Queue(2000)
         self.tasks: set[asyncio.Task] = set()
         self.audio_s = 0.0
+        self.sending_since = 0.0
 
     @classmethod
     def as_asgi(cls):
@@ -141,6 +142,7 @@ class RealtimeConsumer:
         gauge = metrics.SESSIONS.labels(principal.tenant.tenant_id)
         gauge.inc()
         self.spawn(self.write(), "writer")
+        self.spawn(self.watch_writer(), "writer watch")
         self.spawn(self.run_bus(), "bus")
         self.spawn(self.control(principal), "control")
         try:
@@ -337,14 +339,21 @@ class RealtimeConsumer:
                 await self.wake.wait()
                 continue
             frame = self.outbox.popleft()
+            self.sending_since = time.monotonic()
             try:
-                await asyncio.wait_for(self.send({"type": "websocket.send", "text": frame}), config.OUTPUT_STALL_SECONDS)
-            except TimeoutError:
-                metrics.CUT.labels("slow_reader").inc()
-                return self.stop(1013, "slow_reader", drop=True)
+                await self.send({"type": "websocket.send", "text": frame})
             except (OSError, RuntimeError):  # the connection is gone; read() ends by itself
                 return
             self.outbox_bytes -= len(frame)
+            self.sending_since = 0.0
+
+    async def watch_writer(self) -> None:
+        """Cut a client that does not take a frame for too long."""
+        while True:
+            await asyncio.sleep(config.OUTPUT_STALL_SECONDS / 4)
+            if self.sending_since and time.monotonic() - self.sending_since > config.OUTPUT_STALL_SECONDS:
+                metrics.CUT.labels("slow_reader").inc()
+                return self.stop(1013, "slow_reader", drop=True)
 
     async def control(self, principal) -> None:
         """Messages from elsewhere: key revoked, workspace suspended (docs/architecture.md, "Control messages")."""
