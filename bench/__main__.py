@@ -160,7 +160,7 @@ class Bench:
         from voice.bus.redis import RedisGatewayBus
         from voice.core.jobs import ChunkKind, Feed, Job, Stage
 
-        bus = RedisGatewayBus(os.environ["REDIS_URL"], "bench", workers.submit)
+        bus = RedisGatewayBus(os.environ["REDIS_URL"], "bench", workers.message)
         await bus.start()
         client = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"])
         chunks = bus.chunks()

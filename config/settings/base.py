@@ -138,7 +138,7 @@ SESSION_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 
 VOICE = voice  # the voice settings as a module of constants, for voice.gateway
-SUBMIT_JOB = "config.workers.submit"
+JOB_MESSAGE = "config.workers.message"
 VOICE_ENGINES = {
     "stt": (voice.STT_ENGINE, voice.STT_MODEL),
     "llm": (voice.LLM_ENGINE, voice.LLM_MODEL),

@@ -21,7 +21,7 @@ class GatewayBus(Protocol):
         """Every chunk of every job this gateway opened, in stream order. Survives a Redis restart (reconnects)."""
         ...
     async def open(self, job: Job, feeds: tuple[Feed, ...] = ()) -> None:
-        """Write feeds, then submit the Celery task from a small thread pool. Raises BusUnavailable."""
+        """Write feeds, then the Celery message, in one round trip. Raises BusUnavailable."""
         ...
     async def feed(self, job: Job, feed: Feed) -> None: ...
     async def cancel(self, job: Job, reason: str) -> None: ...
@@ -30,8 +30,8 @@ class GatewayBus(Protocol):
 class WorkerBus(Protocol):
     """The threads side, one per worker process."""
 
-    def claim(self, job: Job) -> bool:
-        """True if this attempt is the newest one and not cancelled; the start check."""
+    def claim(self, job: Job, reply_to: str, started: Chunk) -> bool:
+        """True if this attempt is the newest one and not cancelled; the start check. Then `started` was sent, too."""
         ...
     def send(self, job: Job, reply_to: str, chunk: Chunk) -> None: ...
     def feeds(self, job: Job, timeout_s: float) -> Iterator[Feed]:

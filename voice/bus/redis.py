@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import redis
@@ -27,7 +26,6 @@ CANCEL_CHANNEL = "voice:cancel"
 CHUNKS_MAXLEN = 20000
 EXPIRE_S = 20 * 60  # of the keys of a job
 FEED_MAXLEN = 4096
-SUBMIT_THREADS = 4
 
 _encoder = msgspec.msgpack.Encoder()
 _chunk = msgspec.msgpack.Decoder(Chunk)
@@ -57,22 +55,20 @@ def cancel_key(job: Job) -> str:
 
 
 class RedisGatewayBus:
-    """The asyncio side, one per gateway process. `submit(job dict, reply_to)` blocks and runs on a small thread pool."""
+    """The asyncio side, one per gateway process. `message(job dict, reply_to)` gives the Celery queue and the message for it."""
 
-    def __init__(self, url: str, gateway_id: str, submit: Callable[[dict, str], None]):
+    def __init__(self, url: str, gateway_id: str, message: Callable[[dict, str], tuple[str, bytes]]):
         retry = AsyncRetry(ExponentialBackoff(cap=0.5, base=0.02), 3)
         self._redis = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=retry, max_connections=64)
         self._reader = redis.asyncio.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2, max_connections=2)
         self.stream = f"gw:{gateway_id}:chunks"
-        self._submit = submit
-        self._pool = ThreadPoolExecutor(SUBMIT_THREADS, thread_name_prefix="submit")
+        self._message = message
         self._last = "0"
 
     async def start(self) -> None:
         await self._redis.delete(self.stream)
 
     async def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
         try:
             await self._redis.delete(self.stream)
         except CONNECTION_ERRORS:
@@ -98,35 +94,32 @@ class RedisGatewayBus:
                     yield _chunk.decode(fields[b"c"])
 
     async def open(self, job: Job, feeds: tuple[Feed, ...] = ()) -> None:
-        """Raises BusUnavailable."""
+        """Input first, then the task, in one round trip. Raises BusUnavailable."""
+        queue, message = self._message(job.to_dict(), self.stream)
         try:
-            if feeds:
-                await self._write(job, feeds)
-            loop = asyncio.get_running_loop()
-            await asyncio.wait_for(loop.run_in_executor(self._pool, self._submit, job.to_dict(), self.stream), 5)
-        except RuntimeError as error:  # the pool was shut down
-            raise BusUnavailable(str(error)) from error
-        except (*CONNECTION_ERRORS, TimeoutError, redis.RedisError) as error:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                self._add_feeds(pipe, job, feeds)
+                pipe.lpush(queue, message)
+                await pipe.execute()
+        except (*CONNECTION_ERRORS, redis.RedisError) as error:
             raise BusUnavailable(f"job {job.id} was not submitted: {error}") from error
-        except Exception as error:  # kombu wraps what its transport raised
-            if type(error).__module__.startswith(("kombu", "celery", "amqp")):
-                raise BusUnavailable(f"job {job.id} was not submitted: {error}") from error
-            raise
 
     async def feed(self, job: Job, feed: Feed) -> None:
         """Raises BusUnavailable."""
         try:
-            await self._write(job, (feed,))
+            async with self._redis.pipeline(transaction=False) as pipe:
+                self._add_feeds(pipe, job, (feed,))
+                await pipe.execute()
         except (*CONNECTION_ERRORS, redis.RedisError) as error:
             raise BusUnavailable(f"job {job.id} was not fed: {error}") from error
 
-    async def _write(self, job: Job, feeds: tuple[Feed, ...]) -> None:
-        key = feed_key(job)
-        async with self._redis.pipeline(transaction=False) as pipe:
+    @staticmethod
+    def _add_feeds(pipe, job: Job, feeds: tuple[Feed, ...]) -> None:
+        if feeds:
+            key = feed_key(job)
             for feed in feeds:
                 pipe.xadd(key, {"f": _encoder.encode(feed)}, maxlen=FEED_MAXLEN, approximate=True)
             pipe.expire(key, EXPIRE_S)
-            await pipe.execute()
 
     async def cancel(self, job: Job, reason: str) -> None:
         """Best effort: the session has dropped the job already, this only frees the worker."""
@@ -146,6 +139,8 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local held = tonumber(redis.call('GET', KEYS[1]) or '0')
 if held >= tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('XADD', ARGV[3], 'MAXLEN', '~', ARGV[4], '*', 'c', ARGV[5])
+redis.call('EXPIRE', ARGV[3], ARGV[2])
 return 1
 """
 
@@ -165,19 +160,13 @@ class RedisWorkerBus:
     def close(self) -> None:
         self._stop.set()
 
-    def claim(self, job: Job) -> bool:
-        """True if this attempt is the newest and the job is not cancelled; a second delivery of it gets False."""
-        return bool(self._claim(keys=[lease_key(job), cancel_key(job)], args=[job.attempt, EXPIRE_S]))
+    def claim(self, job: Job, reply_to: str, started: Chunk) -> bool:
+        """Take the lease and say so in one step. False when this attempt is not the newest (a second delivery) or was cancelled."""
+        arguments = [job.attempt, EXPIRE_S, reply_to, CHUNKS_MAXLEN, _encoder.encode(started)]
+        return bool(self._claim(keys=[lease_key(job), cancel_key(job)], args=arguments))
 
     def send(self, job: Job, reply_to: str, chunk: Chunk) -> None:
         self._redis.xadd(reply_to, {"c": _encoder.encode(chunk)}, maxlen=CHUNKS_MAXLEN, approximate=True)
-
-    def send_many(self, reply_to: str, chunks: list[Chunk]) -> None:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for chunk in chunks:
-                pipe.xadd(reply_to, {"c": _encoder.encode(chunk)}, maxlen=CHUNKS_MAXLEN, approximate=True)
-            pipe.expire(reply_to, EXPIRE_S)
-            pipe.execute()
 
     def feeds(self, job: Job, timeout_s: float) -> Iterator[Feed]:
         """Feeds in order until one is `last`; ends early when the job is cancelled. Raises FeedTimeout."""

@@ -80,10 +80,10 @@ class Runner:
     def run(self, job: Job, reply_to: str, work: Work) -> None:
         """Do the job unless another attempt of it is newer, or it was cancelled. Never raises."""
         try:
-            if not self.bus.claim(job):
+            if not self.bus.claim(job, reply_to, Chunk(job.id, job.attempt, 0, ChunkKind.STARTED)):
                 return
-            lease = Lease(job, reply_to, self.bus, self.cache, time.monotonic())
-            lease.say(piece(ChunkKind.STARTED))
+            now = time.monotonic()
+            lease = Lease(job, reply_to, self.bus, self.cache, now, seq=0, said_at=now)
             self._active[job.id, job.attempt] = lease
             try:
                 self._hold(lease, work)
