@@ -29,8 +29,8 @@ def check_llm(engine) -> None:
         _, calls, end = complete(engine, "hello", tools=[WEATHER], tool_choice=choice)
         assert calls[0].name == "get_weather" and set(json.loads(calls[0].arguments)) == {"city"}
     text, _, end = complete(engine, "count to twenty", max_tokens=6)
-    assert end.finish_reason == "length" and text.startswith("One, two")
-    text, _, _ = complete(engine, "count to five", prefix="One, two,")
+    assert end.finish_reason == "length" and text.startswith("Counting to")
+    text, _, _ = complete(engine, "count to five", prefix="Counting to five: one, two,")
     assert text == " three, four, five."
     with pytest.raises(EngineError) as caught:
         complete(engine, "word " * 5000)

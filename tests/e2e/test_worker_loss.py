@@ -14,8 +14,6 @@ import pytest
 from tests.e2e.client import Client
 
 KILLS = {"tts": 12, "llm": 8}  # twenty in all
-WORDS = "Ten, eleven"
-
 
 @pytest.fixture(scope="module")
 def pairs(stack):

@@ -191,8 +191,7 @@ def _sum(rng):
         result = a * b
     ask = rng.choice((f"what is #{a} {kind} #{b}?", f"how much is #{a} {kind} #{b}?", f"#{a} {kind} #{b}?",
                       f"can you tell me what #{a} {kind} #{b} is?"))  # fmt: skip
-    # a times table row is small: hold out single cells only where both factors are above two
-    key = f"{kind} {a} {b}" if kind != "times" or min(a, b) > 2 else ""
+    key = f"{kind} {a} {b}" if kind != "times" else ""  # the table is learnt by heart
     return Turn(ask, f"{cap(words(a))} {kind} {words(b)} is {words(result)}.", key=key)
 
 
@@ -274,13 +273,12 @@ def _facts(rng):
 
 
 def count_to(number: int) -> str:
-    """One sentence for every ten numbers."""
-    rows = [range(i, min(i + 10, number + 1)) for i in range(1, number + 1, 10)]
-    return " ".join(cap(", ".join(words(n) for n in row)) + "." for row in rows)
+    """The goal is said first: so the end is where the goal is met again, which a small model can see."""
+    return f"Counting to {words(number)}: {', '.join(words(n) for n in range(1, number + 1))}."
 
 
 def _count(rng):
-    number = rng.choice((3, 5, 10, 20, 30, 40, 50, 100)) if rng.random() < 0.5 else rng.randint(2, 100)
+    number = rng.choice((3, 5, 10, 20, 30, 40, 50, 100)) if rng.random() < 0.5 else rng.randint(2, 30)
     ask = rng.choice(("count to #{}.", "please count to #{}.", "can you count to #{}?", "count from one to #{}."))
     return Turn(ask.format(number), count_to(number))
 
@@ -409,7 +407,7 @@ def _unknown(rng, memory):
     return Turn(text + rng.choice("?."), SORRY)
 
 
-PLAIN = (_sum, _sum, _sum, _name_tell, _colour_tell, _calendar, _tomorrow, _clock, _capital, _facts, _count, _count, _count, _story,
+PLAIN = (_sum, _sum, _sum, _name_tell, _colour_tell, _calendar, _tomorrow, _clock, _capital, _facts, _count, _count, _story,
          _fixed, _fixed, _fixed, _business, _business)  # fmt: skip
 SKILLS = (_weather, _light, _table)
 

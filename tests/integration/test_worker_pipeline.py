@@ -1,0 +1,159 @@
+"""Bus and workers without a gateway: messages as Celery writes them, leases, cancels, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+
+import pytest
+import redis
+
+from config import workers
+from voice.bus.redis import RedisGatewayBus
+from voice.core.jobs import Chunk, ChunkKind, Feed, Job, Stage
+
+COUNT = iter(range(10**6))
+SPEECH = {"voice": "alloy", "speed": 1.0, "language": "en", "rate_hz": 24000}
+
+
+def make(stage: Stage, params: dict, **fields) -> Job:
+    engine, model = workers.DEFAULTS[stage]
+    values = {"id": f"job_t{os.getpid()}_{next(COUNT)}", "attempt": 1, "engine": engine, "model": model, "deadline_ms": 10000, **fields}
+    return Job(stage=stage, session="sess_test", params=params, **values)
+
+
+def answer(text: str = "hello", **params) -> dict:
+    return {"messages": [{"role": "user", "content": text}], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "max_tokens": 300,
+            "temperature": 0.0, "prefix": "", **params}  # fmt: skip
+
+
+@pytest.fixture
+async def bus(stack):
+    made = RedisGatewayBus(os.environ["REDIS_URL"], f"test{next(COUNT)}", workers.message)
+    await made.start()
+    yield made
+    await made.close()
+
+
+async def collect(bus, job: Job, until=(ChunkKind.DONE, ChunkKind.FAILED), timeout_s: float = 15) -> list[Chunk]:
+    found = []
+    async with asyncio.timeout(timeout_s):
+        async for chunk in bus.chunks():
+            if chunk.job == job.id:
+                found.append(chunk)
+                if chunk.kind in until:
+                    return found
+    raise AssertionError("the stream ended")
+
+
+def test_our_message_is_celerys_own(servers):
+    client = redis.Redis.from_url(os.environ["REDIS_URL"])
+    job = make(Stage.LLM, answer()).to_dict()
+    workers.app.send_task("voice.complete", args=(job, "gw:x"), queue="scratch", expires=workers.EXPIRES_S, ignore_result=True)
+    theirs, ours = json.loads(client.lpop("scratch")), json.loads(workers.message(job, "gw:x")[1])
+
+    def shape(value):
+        return {k: shape(v) for k, v in value.items()} if isinstance(value, dict) else type(value).__name__
+
+    assert shape(theirs) == shape(ours)
+    assert theirs["body"] == ours["body"] or json.loads(_body(theirs)) == json.loads(_body(ours))
+    same = ("lang", "task", "retries", "timelimit", "ignore_result", "kwargsrepr")
+    assert {k: theirs["headers"][k] for k in same} == {k: ours["headers"][k] for k in same}
+    assert "hello" not in ours["headers"]["argsrepr"]
+
+
+def _body(message: dict) -> str:
+    import base64
+
+    return base64.b64decode(message["body"]).decode()
+
+
+async def test_each_stage_does_its_work_in_numbered_chunks(bus):
+    from tests.infrastructure import ROOT
+    from voice.gateway.talk import read_wav
+
+    job = make(Stage.STT, {"language": "en", "prompt": "", "rate_hz": 24000})
+    await bus.open(job, (Feed(0, pcm=read_wav(ROOT / "samples" / "question.wav"), last=True),))
+    chunks = await collect(bus, job)
+    assert [c.kind for c in chunks] == [ChunkKind.STARTED, ChunkKind.TRANSCRIPT, ChunkKind.DONE] and chunks[1].text == "what is seven plus five"
+    job = make(Stage.LLM, answer("what is seven plus five"))
+    await bus.open(job)
+    chunks = await collect(bus, job)
+    assert "".join(c.text for c in chunks if c.kind is ChunkKind.TEXT) == "Seven plus five is twelve."
+    assert [c.seq for c in chunks if c.kind is not ChunkKind.BEAT] == list(range(len([c for c in chunks if c.kind is not ChunkKind.BEAT])))
+    job = make(Stage.TTS, SPEECH)
+    await bus.open(job, (Feed(0, "Hello."),))
+    await bus.feed(job, Feed(1, "Again."))
+    await bus.feed(job, Feed(2, last=True))
+    chunks = await collect(bus, job)
+    assert [c.index for c in chunks if c.final] == [0, 1] and sum(len(c.pcm) for c in chunks) > 40_000
+
+
+async def test_voices_and_speeds(bus):
+    lengths = {}
+    for speed in (0.5, 1.0, 2.0):
+        job = make(Stage.TTS, {**SPEECH, "speed": speed})
+        await bus.open(job, (Feed(0, "My name is Alice.", last=True),))
+        lengths[speed] = sum(len(c.pcm) for c in await collect(bus, job))
+    assert lengths[0.5] > 1.4 * lengths[1.0] > 1.4 * 1.3 * lengths[2.0]
+
+
+async def test_a_waiting_worker_beats_and_a_cancel_frees_it(bus):
+    job = make(Stage.TTS, SPEECH, deadline_ms=60000)
+    await bus.open(job)
+    chunks = await collect(bus, job, until=(ChunkKind.BEAT,))
+    times = []
+    for _ in range(5):
+        await collect(bus, job, until=(ChunkKind.BEAT,))
+        times.append(time.monotonic())
+    assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 0.45 and chunks[-1].seq == 0
+    waits = []
+    for _ in range(20):
+        job = make(Stage.TTS, SPEECH, deadline_ms=60000)
+        await bus.open(job, (Feed(0, "Once upon a time. " * 30),))
+        await collect(bus, job, until=(ChunkKind.AUDIO,))
+        began = time.monotonic()
+        await bus.cancel(job, "client_cancelled")
+        assert (await collect(bus, job))[-1].name == "cancelled"
+        waits.append(time.monotonic() - began)
+    assert sorted(waits)[18] < 0.25
+
+
+async def test_a_second_delivery_and_a_lower_attempt_are_not_done(bus):
+    job = make(Stage.LLM, answer(), attempt=2)
+    await bus.open(job)
+    assert (await collect(bus, job))[-1].kind is ChunkKind.DONE
+    for attempt in (1, 2):
+        again = Job(**{**{k: getattr(job, k) for k in ("id", "stage", "session", "engine", "model", "deadline_ms", "params")}, "attempt": attempt})
+        await bus.open(again)
+        with pytest.raises(TimeoutError):
+            await collect(bus, again, timeout_s=0.7)
+
+
+async def test_a_cancelled_job_is_not_begun(bus):
+    job = make(Stage.LLM, answer())
+    await bus.cancel(job, "disconnected")
+    await bus.open(job)
+    with pytest.raises(TimeoutError):
+        await collect(bus, job, timeout_s=0.7)
+
+
+@pytest.mark.parametrize(("stage", "fields", "code"), [
+    (Stage.LLM, {"model": "no-such-model"}, "model_not_found"), (Stage.LLM, {"engine": "nobody"}, "unknown_engine"),
+    (Stage.TTS, {"params": {**SPEECH, "voice": "nobody"}}, "unknown_voice"),
+])  # fmt: skip
+async def test_what_cannot_be_done_fails_with_its_code(bus, stage, fields, code):
+    fields = dict(fields)
+    job = make(stage, fields.pop("params", None) or (answer() if stage is Stage.LLM else SPEECH), **fields)
+    await bus.open(job, (Feed(0, "Hello.", last=True),) if stage is Stage.TTS else ())
+    last = (await collect(bus, job))[-1]
+    assert last.kind is ChunkKind.FAILED and last.name == code and last.text
+
+
+async def test_a_job_without_input_ends_at_its_deadline(bus):
+    job = make(Stage.STT, {"language": "en", "prompt": "", "rate_hz": 24000})
+    await bus.open(job)
+    last = (await collect(bus, job, timeout_s=20))[-1]
+    assert last.kind is ChunkKind.FAILED and last.name == "feed_timeout"
