@@ -198,7 +198,10 @@ class Postgres:
         try:
             with self._connect() as connection:
                 return connection.execute("SHOW cluster_name").fetchone()[0] == self._cluster
-        except psycopg.Error:
+        except psycopg.Error as error:
+            if "password authentication failed" in str(error) and self.process is not None and self.process.poll() is None:
+                raise LaunchError(f"the password in secrets.json does not open {self.data}: restore secrets.json from a backup, or move that "
+                                  "folder away to begin with an empty database. Nothing was changed.") from error  # fmt: skip
             return False
 
     def _wait(self) -> None:
