@@ -15,7 +15,17 @@ def voice_session_open(*, session_id: str, agent_id: str, agent_version: int, ke
     })  # fmt: skip
 
 
+def without_nul(value: Any) -> Any:
+    """PostgreSQL keeps no NUL characters in text or JSON."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {without_nul(k): without_nul(v) for k, v in value.items()}
+    return [without_nul(v) for v in value] if isinstance(value, list) else value
+
+
 def item_save(*, session_id: str, item: dict[str, Any], previous_item_id: str | None, deleted: bool = False) -> None:
+    item = without_nul(item)
     row = Item(session_id=session_id, item_id=item["id"], previous_item_id=previous_item_id or "", type=item["type"], role=item.get("role", ""),
                item=item, deleted=deleted)  # fmt: skip
     changed = ["previous_item_id", "type", "role", "item", "deleted"]

@@ -140,6 +140,25 @@ async def test_what_happened_is_in_the_database_with_its_waterfall(stack):
     assert usage["audio_out_ms"] == len(client.audio()) // 48
 
 
+async def test_an_item_the_database_cannot_hold_does_not_lose_the_others(stack):
+    from tests.e2e.client import Client
+
+    tenant, secret = await asyncio.to_thread(stack.new_tenant, "nul")
+    async with Client(stack.realtime, secret) as client:
+        session_id = client.events[0]["session"]["id"]
+        await client.type("a\0b", output_modalities=["text"])
+        await client.answer()
+
+    def look():
+        return [p["text"] for i in Item.objects.filter(session_id=session_id).order_by("id") for p in i.item["content"]]
+
+    for _ in range(50):
+        await asyncio.sleep(0.1)
+        if len(texts := await in_tenant(tenant, look)) == 2:
+            break
+    assert texts[0] == "ab" and texts[1]
+
+
 @pytest.mark.parametrize("arguments", [["samples/question.wav"], ["--text", "what is seven plus five"]])
 def test_talk(stack, caller, arguments, tmp_path):
     command = [sys.executable, "-m", "voice.gateway.talk", *arguments, "--url", stack.realtime, "--key", caller[1], "--json", "--save", str(tmp_path / "a.wav")]

@@ -1,7 +1,8 @@
 """The only file of the gateway that writes to the database: a bounded queue per session, emptied in the background.
 
 A turn never waits for the database. What cannot be written is tried again with back-off until the session's end and then for
-CLOSE_S more; what is lost even then is logged in full, so that it can be written by hand.
+CLOSE_S more; what is lost even then is logged by name and id (never its text). A write that the database refuses for what it
+holds is set aside at once, so that it does not hold up the others.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from django.db import DataError, IntegrityError, transaction
 from django.db import Error as DatabaseError
-from django.db import transaction
 
 from apps.conversations.services import item_save, voice_session_open
 from apps.tenants.context import Bound, in_tenant
@@ -25,6 +26,7 @@ from voice.core.effects import RecordTurn, SaveItem
 log = logging.getLogger("voice.store")
 
 QUEUE = 5000
+BATCH = 50
 CLOSE_S = 10.0
 MAX_DELAY_S = 2.0
 
@@ -35,6 +37,7 @@ class Store:
         self._waiting: deque[Callable[[], None]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
+        self._batch = BATCH
         self._task = asyncio.create_task(self._write(), name=f"store {session_id}")
 
     def open(self, **fields: Any) -> None:
@@ -52,7 +55,7 @@ class Store:
 
     def _put(self, write: Callable[[], None]) -> None:
         if len(self._waiting) >= QUEUE:
-            log.error("store: %s has %d writes waiting; dropped %r", self._session_id, QUEUE, self._waiting.popleft())
+            log.error("store: %s has %d writes waiting; dropped %s", self._session_id, QUEUE, _name(self._waiting.popleft()))
         self._waiting.append(write)
         self._wake.set()
 
@@ -64,7 +67,7 @@ class Store:
             await asyncio.wait_for(self._task, CLOSE_S)
         except TimeoutError:
             for write in self._waiting:
-                log.error("store: not written: %r", write)
+                log.error("store: %s: not written: %s", self._session_id, _name(write))
 
     async def _write(self) -> None:
         delay = 0.05
@@ -75,15 +78,27 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [self._waiting.popleft() for _ in range(min(50, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             try:
                 await in_tenant(self._tenant, _apply, batch)
-                delay = 0.05
+                delay, self._batch = 0.05, BATCH
+            except (DataError, IntegrityError) as error:
+                if len(batch) == 1:
+                    log.error("store: %s: the database refuses %s: %s", self._session_id, _name(batch[0]), type(error).__name__)
+                else:  # one of them is bad: find it by writing them one at a time
+                    self._waiting.extendleft(reversed(batch))
+                    self._batch = 1
             except (DatabaseError, OSError) as error:
-                log.warning("store: %s: %s; trying again in %.2f s", self._session_id, error, delay)
+                log.warning("store: %s: %s; trying again in %.2f s", self._session_id, type(error).__name__, delay)
                 self._waiting.extendleft(reversed(batch))
                 await asyncio.sleep(delay)
                 delay = min(MAX_DELAY_S, delay * 2)
+
+
+def _name(write: functools.partial) -> str:
+    """Which write it is, without its content."""
+    about = write.keywords.get("item") or write.keywords.get("turn") or {}
+    return f"{write.func.__name__} {about.get('id') or about.get('turn_id') or ''}"
 
 
 def _apply(batch: list[Callable[[], None]]) -> None:
