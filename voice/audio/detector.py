@@ -46,17 +46,20 @@ class Detector:
             return NO_EDGES
         samples = self._resampler.resample_chunk(np.frombuffer(pcm, "<i2"))
         held = np.concatenate((self._held, samples)) if len(self._held) else samples
+        count = len(held) // WINDOW
+        if not count:
+            self._held = held
+            return NO_EDGES
+        windows = held[: count * WINDOW].reshape(count, WINDOW).astype(np.float32)
+        windows *= 1 / 32768
+        self._held = held[count * WINDOW :]
         edges: list[SpeechEdge] | None = None
-        at = 0
-        while len(held) - at >= WINDOW:
-            window = held[at : at + WINDOW].astype(np.float32)
-            window *= 1 / 32768
-            at += WINDOW
-            begin = self._base_ms + self._windows * WINDOW_MS
-            self._windows += 1
-            change = self._endpointer.push(self._vad.speech(window), begin, begin + WINDOW_MS)
+        begin = self._base_ms + self._windows * WINDOW_MS
+        self._windows += count
+        for chance in self._vad.chances(windows):
+            change = self._endpointer.push(chance, begin, begin + WINDOW_MS)
+            begin += WINDOW_MS
             if change is not None:
                 edges = edges or []
-                edges.append(SpeechEdge(change[0], change[1], begin + WINDOW_MS))
-        self._held = held[at:]
+                edges.append(SpeechEdge(change[0], change[1], begin))
         return edges or NO_EDGES

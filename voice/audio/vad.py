@@ -38,28 +38,42 @@ class Vad:
     def __init__(self, gate_db: float = -55.0):
         self._model = _model()
         self._gate = 10 ** (gate_db / 20) if gate_db else 0.0
-        self._input = np.zeros((1, CONTEXT + WINDOW), np.float32)
         self.asked = 0  # windows the model saw
         self.reset()
 
     def reset(self) -> None:
         self._h = np.zeros((1, 1, 128), np.float32)
         self._c = np.zeros((1, 1, 128), np.float32)
-        self._input[:] = 0
+        self._tail = np.zeros(CONTEXT, np.float32)
         self._open = 0
 
-    def speech(self, window: np.ndarray) -> float:
-        """Probability that 512 float32 samples at 16 kHz are speech."""
-        held = self._input
-        held[0, :CONTEXT] = held[0, WINDOW:]
-        held[0, CONTEXT:] = window
-        if self._gate:
-            if math.sqrt(float(window @ window) / WINDOW) >= self._gate:
-                self._open = OPEN_WINDOWS
-            elif self._open:
-                self._open -= 1
-            else:
-                return 0.0
-        self.asked += 1
-        chance, self._h, self._c = self._model.run(None, {"input": held, "h": self._h, "c": self._c})
-        return float(chance.ravel()[0])
+    def chances(self, windows: np.ndarray) -> list[float]:
+        """Probabilities that windows (n, 512) of float32 samples at 16 kHz are speech; one model call for all of them."""
+        count = len(windows)
+        rows = np.empty((count, CONTEXT + WINDOW), np.float32)
+        rows[:, CONTEXT:] = windows
+        rows[0, :CONTEXT] = self._tail
+        rows[1:, :CONTEXT] = windows[:-1, WINDOW - CONTEXT :]
+        self._tail = rows[-1, WINDOW:].copy()
+        if not self._gate:
+            return self._ask(rows)
+        loud = [i for i in range(count) if self._passes(windows[i])]
+        if len(loud) == count:
+            return self._ask(rows)
+        found = [0.0] * count
+        if loud:
+            for i, chance in zip(loud, self._ask(rows[loud]), strict=True):
+                found[i] = chance
+        return found
+
+    def _passes(self, window: np.ndarray) -> bool:
+        if math.sqrt(float(window @ window) / WINDOW) >= self._gate:
+            self._open = OPEN_WINDOWS
+            return True
+        self._open -= self._open > 0
+        return self._open > 0
+
+    def _ask(self, rows: np.ndarray) -> list[float]:
+        self.asked += len(rows)
+        chances, self._h, self._c = self._model.run(None, {"input": rows, "h": self._h, "c": self._c})
+        return chances.ravel().tolist()

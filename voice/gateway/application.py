@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from voice.gateway.consumer import RealtimeConsumer
 
 PATH = "/v1/realtime"
@@ -28,6 +30,15 @@ def build(django):
 async def lifespan(receive, send) -> None:
     while True:
         message = await receive()
+        if message["type"] == "lifespan.startup":
+            settle_memory()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
+
+
+def settle_memory() -> None:
+    """What was imported stays for good: the collector need not walk it again, which would stop every session for a moment."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
