@@ -41,7 +41,7 @@ class Client:
         try:
             event = json.loads(await asyncio.wait_for(self.socket.recv(), timeout_s))
         except TimeoutError:
-            last = [str(e)[:300] for e in self.events[-4:]]
+            last = [e.get("response", {}).get("status_details") or e["type"] for e in self.events[-4:]]
             raise AssertionError(f"nothing for {timeout_s:.1f} s after {len(self.events)} events; the last: {last}") from None
         self.times.append(time.monotonic())
         self.order.see(assert_valid(event))

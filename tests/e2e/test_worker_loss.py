@@ -63,7 +63,8 @@ async def test_an_answer_survives_the_death_of_its_worker(pairs, caller, stage):
             victim = _holder(stack, stage, names)
             os.kill(victim.pid, signal.SIGKILL)
             while len(client.audio()) < min(len(audio), 6 * 48000):
-                await client.next()
+                event = await client.next()
+                assert event["type"] != "response.done", (event["response"]["status_details"], len(gaps), stack.logs()[-3000:])
             after = [t for t in client.times[before:] if t > struck]
             gaps.append(max(b - a for a, b in zip([struck, *after], after, strict=False)))
             heard = client.audio()
