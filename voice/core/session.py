@@ -20,7 +20,7 @@ from voice.core.leases import Lease, Verdict
 from voice.core.response import Response, ResponseParams
 from voice.core.settings import SessionConfig, apply_patch, flat_to_ga
 from voice.core.speech import SpeechEdge
-from voice.core.states import SESSION, SessionState, advance
+from voice.core.states import SESSION, LeaseState, SessionState, advance
 from voice.core.turns import Listeners, Turns, Utterance
 from voice.core.waterfall import Waterfall
 
@@ -106,7 +106,7 @@ class Session:
         if verdict is Verdict.TAKE:
             self._owner(lease).take(lease, chunk)
         elif verdict is Verdict.GAP:
-            self._owner(lease).lease_failed(lease, "lease_lost", "", retry=True)
+            self._owner(lease).lease_failed(lease, "lease_lost", f"A part of the {lease.job.stage} result is missing.", retry=True)
         self._after()
         return context.take()
 
@@ -187,7 +187,8 @@ class Session:
             if context.now > lease.deadline:
                 self._owner(lease).lease_failed(lease, "deadline_exceeded", f"No {lease.job.stage} result in time.", retry=False)
             elif lease.lost(context.now):
-                self._owner(lease).lease_failed(lease, "lease_lost", "", retry=True)
+                why = "fell silent" if lease.state is LeaseState.HELD else "did not begin"
+                self._owner(lease).lease_failed(lease, "lease_lost", f"The {lease.job.stage} worker {why}; try again in a moment.", retry=True)
         context.watch_leases()
 
     def _expire(self) -> None:
