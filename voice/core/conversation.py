@@ -192,6 +192,11 @@ class Conversation:
         return value
 
 
+def shown(item: dict[str, Any]) -> dict[str, Any]:
+    """An item as it is now, for a frame: later changes do not reach it."""
+    return {**item, "content": [dict(p) for p in item["content"]]} if "content" in item else dict(item)
+
+
 def llm_messages(instructions: str, entries: list[Entry]) -> list[dict[str, Any]]:
     """Chat Completions messages: the instructions, then each item that has words."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []

@@ -9,7 +9,7 @@ from typing import Any
 
 from voice.core.chunker import Chunker
 from voice.core.context import Context
-from voice.core.conversation import Entry, Sentence, Spoken, llm_messages
+from voice.core.conversation import Entry, Sentence, Spoken, llm_messages, shown
 from voice.core.effects import ClearTimer, RecordTurn, SendAudio, SetTimer
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
@@ -318,9 +318,9 @@ class Response:
         conversation = self.context.conversation
         if not self.params.out_of_band and conversation.get(entry.item["id"]) is entry:
             previous = conversation.previous_of(entry.item["id"])
-            self.context.send("conversation.item.done", previous_item_id=previous, item=_copy(entry.item))
+            self.context.send("conversation.item.done", previous_item_id=previous, item=shown(entry.item))
             self.context.save(entry)
-        self.context.send("response.output_item.done", response_id=self.id, output_index=index, item=_copy(entry.item))
+        self.context.send("response.output_item.done", response_id=self.id, output_index=index, item=shown(entry.item))
 
     def _close_message(self, status: str) -> None:
         message = self.message
@@ -406,7 +406,7 @@ class Response:
         params, done = self.params, not self.active
         value: dict[str, Any] = {
             "object": "realtime.response", "id": self.id, "status": str(self.state), "status_details": self.details,
-            "output": [_copy(e.item) for e in self.output] if done else [], "output_modalities": [params.modality],
+            "output": [shown(e.item) for e in self.output] if done else [], "output_modalities": [params.modality],
             "conversation_id": None if params.out_of_band else self.context.conversation_id,
             "max_output_tokens": params.max_output_tokens, "metadata": params.metadata,
             "usage": self.spent.wire() if done else None,
@@ -419,7 +419,3 @@ class Response:
 def _plus(ms: dict[str, float], *names: str) -> float | None:
     found = [ms[n] for n in names if n in ms]
     return round(sum(found), 3) if found else None
-
-
-def _copy(item: dict[str, Any]) -> dict[str, Any]:
-    return {**item, "content": [dict(p) for p in item["content"]]} if "content" in item else dict(item)

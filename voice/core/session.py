@@ -12,7 +12,7 @@ from typing import Any
 
 from voice.core import events
 from voice.core.context import Context
-from voice.core.conversation import Entry
+from voice.core.conversation import Entry, shown
 from voice.core.effects import ClearTimer, Close, Effect, RecordTurn, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, Stage
@@ -226,8 +226,8 @@ class Session:
         audio = _decode_audio(event["item"])
         entry = Entry(item)
         previous = context.conversation.add(entry, event.get("previous_item_id"))
-        context.send("conversation.item.added", item=_copy(item), previous_item_id=previous)
-        context.send("conversation.item.done", item=_copy(item), previous_item_id=previous)
+        context.send("conversation.item.added", item=shown(item), previous_item_id=previous)
+        context.send("conversation.item.done", item=shown(item), previous_item_id=previous)
         if audio:
             self.turns.transcribe(entry, audio, Waterfall(context.now), answer=False)
         else:
@@ -235,7 +235,7 @@ class Session:
 
     def _item_retrieve(self, event: dict[str, Any]) -> None:
         entry = self.context.conversation.find(event["item_id"], "retrieve")
-        self.context.send("conversation.item.retrieved", item=_copy(entry.item))
+        self.context.send("conversation.item.retrieved", item=shown(entry.item))
 
     def _item_truncate(self, event: dict[str, Any]) -> None:
         item_id = event["item_id"]
@@ -403,9 +403,3 @@ def _decode_audio(item: dict[str, Any]) -> bytes:
             if len(audio) % 2:
                 raise ProtocolError("invalid_value", f"'{where}': PCM16 needs an even number of bytes.", param=where)
     return audio
-
-
-def _copy(item: dict[str, Any]) -> dict[str, Any]:
-    return {**item, "content": [dict(p) for p in item["content"]]} if "content" in item else dict(item)
-
-

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voice.core.context import Context
-from voice.core.conversation import Entry
+from voice.core.conversation import Entry, shown
 from voice.core.effects import SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.input_audio import BYTES_PER_MS, InputAudio
@@ -123,8 +123,8 @@ class Turns:
         entry = Entry(item)
         previous = self.context.conversation.add(entry)
         self.context.send("input_audio_buffer.committed", item_id=item_id, previous_item_id=previous)
-        self.context.send("conversation.item.added", item=_copy(item), previous_item_id=previous)
-        self.context.send("conversation.item.done", item=_copy(item), previous_item_id=previous)
+        self.context.send("conversation.item.added", item=shown(item), previous_item_id=previous)
+        self.context.send("conversation.item.done", item=shown(item), previous_item_id=previous)
         self.transcribe(entry, audio, clock, answer)
 
     def transcribe(self, entry: Entry, audio: bytes, clock: Waterfall, answer: bool) -> None:
@@ -194,7 +194,3 @@ class Turns:
             if self.context.conversation.get(utterance.entry.item["id"]) is utterance.entry:
                 self.context.save(utterance.entry)
         self.pending.clear()
-
-
-def _copy(item: dict[str, Any]) -> dict[str, Any]:
-    return {**item, "content": [dict(p) for p in item["content"]]}
