@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 import soxr
 
+from apps.common.launch.servers import die_with_parent, free_port, port_taken
 from config.workers import engine_settings
 from tests.infrastructure import ROOT
 from voice.engines import create, names
 from tests.contracts import check_llm
-from voice.engines.base import CompletionRequest, EngineError, ModelNotFound, Speech, TextDelta, ToolCall
+from voice.engines.base import CompletionRequest, EngineError, EngineSettings, ModelNotFound, Speech, TextDelta, ToolCall
 from voice.engines.hermes import HermesParser
 from voice.gateway.talk import read_wav
 
@@ -79,15 +82,45 @@ def test_llm_contract():
     check_llm(loaded("llm", "ctranslate2"))
 
 
+@pytest.fixture(scope="module")
+def server():
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "tests.integration.openai_server", str(port)], cwd=ROOT, preexec_fn=die_with_parent())
+    until = time.monotonic() + 30
+    while not port_taken(port):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/v1"
+    process.terminate()
+    process.wait(5)
+
+
+def test_openai_contract(server):
+    check_llm(loaded("llm", "openai", settings=EngineSettings(openai_base_url=server, openai_api_key="right")))
+
+
+def test_openai_says_what_the_server_refused_and_that_a_missing_one_may_come_back(server):
+    request = CompletionRequest([{"role": "user", "content": "hello"}])
+    for url, key, code, retryable in ((server, "wrong", "llm_refused", False), (f"http://127.0.0.1:{free_port()}/v1", "right", "llm_unavailable", True)):
+        engine = loaded("llm", "openai", settings=EngineSettings(openai_base_url=url, openai_api_key=key))
+        with pytest.raises(EngineError) as caught:
+            list(engine.complete(request))
+        assert (caught.value.code, caught.value.retryable) == (code, retryable)
+    with pytest.raises(EngineError, match="LLM_OPENAI_BASE_URL"):
+        loaded("llm", "openai", settings=EngineSettings())
+
+
 def test_ctranslate2_drops_the_oldest_messages_when_the_context_is_full():
     engine = loaded("llm", "ctranslate2")
     history = [{"role": "system", "content": "You are a pirate."}]
     for _ in range(60):
         history += [{"role": "user", "content": "count to ten"}, {"role": "assistant", "content": "One, two, three, four, five, six, seven, eight, nine, ten."}]
     history.append({"role": "user", "content": "what is seven plus five"})
+    prompt, size = engine._prompt(CompletionRequest(history), [])
+    assert prompt.startswith("<|system|>You are a pirate.<|end|>") and prompt.endswith("<|user|>what is seven plus five<|end|><|assistant|>")
+    assert 500 < size <= 1024 - 128 and size == len(engine._encode(prompt))
     found = list(engine.complete(CompletionRequest(history)))
-    assert "".join(f.text for f in found if isinstance(f, TextDelta)).startswith("Arr, matey!")  # the instructions are kept
-    assert 500 < found[-1].input_tokens <= 1024 - 128
+    assert "twelve" in "".join(f.text for f in found if isinstance(f, TextDelta)) and found[-1].input_tokens == size
 
 
 def check_tts(engine) -> None:

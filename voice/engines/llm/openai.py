@@ -66,7 +66,9 @@ class Engine(LLMEngine):
                 response.raise_for_status()
             if response.status_code >= 400:
                 response.read()
-                raise EngineError(f"the language model server refused: {response.status_code} {response.text[:200]}", code="llm_refused")
+                long = "context_length" in response.text or "maximum context length" in response.text
+                raise EngineError(f"the language model server refused: {response.status_code} {response.text[:200]}",
+                                  code="context_length_exceeded" if long else "llm_refused")  # fmt: skip
             for line in response.iter_lines():
                 if not line.startswith("data:") or line[5:].strip() == "[DONE]":
                     continue
