@@ -25,7 +25,8 @@ ENGINE_THREADS = envint("ENGINE_THREADS", 1)  # threads inside one inference
 WORKER_SLOTS = envint("WORKER_SLOTS", 16)  # jobs a worker process holds at once
 
 # Deadlines
-START_DEADLINE_MS = envint("START_DEADLINE_MS", 2000)  # a job no worker took by then is opened once more
+START_DEADLINE_MS = envint("START_DEADLINE_MS", 2000)  # a job no worker took by then is handed out again
+WAIT_DEADLINE_MS = envint("WAIT_DEADLINE_MS", 10000)  # and by then has failed
 STT_DEADLINE_MS = envint("STT_DEADLINE_MS", 20000)  # from commit to transcript
 LLM_DEADLINE_MS = envint("LLM_DEADLINE_MS", 60000)  # from opening to the last word
 TTS_DEADLINE_MS = envint("TTS_DEADLINE_MS", 10000)  # for one sentence

@@ -30,7 +30,8 @@ async def test_fifty_sessions_lose_nothing(dial):
             while loop.time() < until - 8:
                 await client.type(f"what is {number % 10} plus {asked % 10}", conversation="none", output_modalities=["text"], input=[
                     {"type": "message", "role": "user", "content": [{"type": "input_text", "text": f"what is {number % 10} plus {asked % 10}"}]}])  # fmt: skip
-                assert (await client.answer(30))["status"] == "completed"
+                done = await client.answer(30)
+                assert done["status"] == "completed", done["status_details"]
                 asked += 1
                 await asyncio.sleep(4)
             await streaming

@@ -438,14 +438,23 @@ def test_a_silent_voice_is_opened_again_and_no_sound_comes_twice():
     assert len(d.order.audio[response["output"][0]["id"]]) == (300 + 500 + 400) * 48
 
 
-def test_a_job_no_worker_takes_is_opened_once_more_and_then_fails():
+def test_a_job_no_worker_takes_is_handed_out_again_and_fails_when_its_wait_is_over():
     d = Driver()
     d.say("hi")
-    d.pass_time(2.2)
-    assert {j.attempt for j in d.jobs.values()} == {2}
-    d.pass_time(2.2)
+    d.pass_time(9.8)
+    assert {j.attempt for j in d.jobs.values()} == {1}
+    assert len(d.of(fx.OpenJob)) == 2 * 3  # at 0, 2 and 6 seconds
+    d.pass_time(0.4)
     assert d.last("response.done")["response"]["status_details"]["error"]["code"] in ("llm_unavailable", "tts_unavailable")
-    assert len(d.of(fx.OpenJob)) == 4 and not d.session.context.leases
+    assert not d.session.context.leases
+
+
+def test_a_job_that_waited_in_a_long_queue_is_answered():
+    d = Driver()
+    d.say("hi", output_modalities=["text"])
+    d.pass_time(7)
+    d.write("hello")
+    assert d.last("response.done")["response"]["status"] == "completed"
 
 
 def test_a_gap_in_the_chunks_counts_as_a_loss():

@@ -57,7 +57,8 @@ class Context:
             Stage.TTS: (config.tts_engine, config.tts_model),
         }[stage]
         job = Job(self.ids("job"), 1, stage, config.session_id, engine, model, worker_deadline_ms or deadline_ms, params)
-        lease = Lease(job, owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000, feeds=list(feeds))
+        lease = Lease(job, owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000,
+                      self.now + config.wait_deadline_ms / 1000, feeds=list(feeds))  # fmt: skip
         self.leases[job.id] = lease
         if len(self.leases) == 1:
             self.watch_leases()
@@ -83,8 +84,9 @@ class Context:
             self.do(CancelJob(lease.job, cancel))
 
     def reopen(self, lease: Lease, feeds: tuple[Feed, ...], **params: Any) -> bool:
-        """Attempt 2 of a lost job. False when it had its second chance already."""
-        job = lease.reopen(self.now, self.config.start_deadline_ms / 1000, **params)
+        """The next attempt of a lost job. False when it had its chances already."""
+        config = self.config
+        job = lease.reopen(self.now, config.start_deadline_ms / 1000, config.wait_deadline_ms / 1000, **params)
         if job is None:
             return False
         lease.feeds = list(feeds)

@@ -38,7 +38,7 @@ class Job:
     """
 
     id: str  # job_...
-    attempt: int  # 1, then 2 after a silent lease; never more
+    attempt: int  # 1, one more after each silent lease, at most leases.MAX_ATTEMPTS
     stage: Stage
     session: str  # sess_...; the hash tag of the job's keys
     engine: str  # module name under voice/engines/<stage>/

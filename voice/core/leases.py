@@ -1,7 +1,8 @@
 """The session's side of a job: which attempt counts, what it has been fed, when it was last heard of.
 
-A worker holds a job as a lease. Silence for SILENT_LEASE_MS, or no start within the start deadline, makes the
-session open attempt 2 (once); lower attempts are dropped from then on.
+A worker holds a job as a lease. Silence for SILENT_LEASE_MS makes the session open the next attempt, at most
+MAX_ATTEMPTS in all; lower attempts are dropped from then on. A job nobody took is not lost but waits, or went down with
+a worker that had fetched it: the same attempt is handed out again (taken once, whoever comes first) until its wait is over.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from enum import Enum
 from voice.core.jobs import SILENT_LEASE_MS, Chunk, ChunkKind, Feed, Job
 from voice.core.states import LEASE, LeaseState, advance
 
-MAX_ATTEMPTS = 2
+MAX_ATTEMPTS = 3  # two: on a starved machine a healthy worker was seen to fall silent twice in one answer
 STALL_S = 0.05  # a timer this late is ordinary
 
 
@@ -28,7 +29,8 @@ class Lease:
     owner: str  # response id, or the item id of an utterance
     opened_at: float
     deadline: float  # monotonic seconds; moved by progress where the stage says so
-    start_by: float
+    start_by: float  # handed out again then
+    wait_until: float  # not begun by then: failed
     state: LeaseState = LeaseState.OPENED
     next_seq: int = 0
     heard_at: float = 0.0
@@ -60,20 +62,29 @@ class Lease:
         if stalled_s > STALL_S:
             self.heard_at += stalled_s
             self.start_by += stalled_s
+            self.wait_until += stalled_s
 
     def lost(self, now: float) -> bool:
         """Silent for too long, or never taken."""
         if self.state is LeaseState.HELD:
             return now - self.heard_at > SILENT_LEASE_MS / 1000
-        return now > self.start_by
+        return now > self.wait_until
 
-    def reopen(self, now: float, start_deadline_s: float, **params) -> Job | None:
+    def unclaimed(self, now: float) -> bool:
+        """Time to hand the job out again; from now on half as often."""
+        if self.state is LeaseState.HELD or now <= self.start_by:
+            return False
+        self.start_by = now + 2 * (now - self.opened_at)
+        return True
+
+    def reopen(self, now: float, start_s: float, wait_s: float, **params) -> Job | None:
         """The same job as attempt + 1 with changed params; None when there is no attempt left."""
         if self.job.attempt >= MAX_ATTEMPTS:
             return None
         self.job = replace(self.job, attempt=self.job.attempt + 1, params={**self.job.params, **params})
         self.state = advance(LEASE, self.state, LeaseState.OPENED)
-        self.next_seq, self.heard_at, self.start_by = 0, now, now + start_deadline_s
+        self.next_seq, self.heard_at, self.opened_at = 0, now, now
+        self.start_by, self.wait_until = now + start_s, now + wait_s
         return self.job
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from voice.core import events
 from voice.core.context import Context
 from voice.core.conversation import Entry, shown
-from voice.core.effects import ClearTimer, Close, Effect, RecordTurn, SetTimer, SetTurnDetection
+from voice.core.effects import ClearTimer, Close, Effect, OpenJob, RecordTurn, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, Stage
 from voice.core.leases import Lease, Verdict
@@ -188,7 +188,10 @@ class Session:
                 self._owner(lease).lease_failed(lease, "deadline_exceeded", f"No {lease.job.stage} result in time.", retry=False)
             elif lease.lost(context.now):
                 why = "fell silent" if lease.state is LeaseState.HELD else "did not begin"
-                self._owner(lease).lease_failed(lease, "lease_lost", f"The {lease.job.stage} worker {why}; try again in a moment.", retry=True)
+                self._owner(lease).lease_failed(lease, "lease_lost", f"The {lease.job.stage} worker {why}; try again in a moment.",
+                                                retry=lease.state is LeaseState.HELD)  # fmt: skip
+            elif lease.unclaimed(context.now):
+                context.do(OpenJob(lease.job))  # what it was fed lies there already
         context.watch_leases()
 
     def _expire(self) -> None:

@@ -42,7 +42,8 @@ class SessionConfig:
     extensions: bool = False
     max_session_s: int = 3600
     expires_at: int = 0  # unix seconds, shown to the client
-    start_deadline_ms: int = 2000  # a job no worker has taken by then is opened once more
+    start_deadline_ms: int = 2000  # a job no worker has taken by then is handed out again
+    wait_deadline_ms: int = 10000  # a job no worker has taken by then has failed
     stt_deadline_ms: int = 20000
     llm_deadline_ms: int = 60000
     tts_deadline_ms: int = 10000  # for one sentence

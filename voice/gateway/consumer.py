@@ -452,6 +452,7 @@ def _config(session_id: str, agent, handshake: auth.Handshake, kind: str) -> Ses
         llm_engine=agent.llm_engine, llm_model=agent.llm_model, tts_engine=agent.tts_engine, tts_model=agent.tts_model,
         turn_detection=agent.turn_detection or dict(SERVER_VAD), tools=tuple(agent.tools), extensions=handshake.extensions,
         max_session_s=config.MAX_SESSION_SECONDS, expires_at=int(time.time()) + config.MAX_SESSION_SECONDS,
-        start_deadline_ms=config.START_DEADLINE_MS, stt_deadline_ms=config.STT_DEADLINE_MS, llm_deadline_ms=config.LLM_DEADLINE_MS,
+        start_deadline_ms=config.START_DEADLINE_MS, wait_deadline_ms=config.WAIT_DEADLINE_MS,
+        stt_deadline_ms=config.STT_DEADLINE_MS, llm_deadline_ms=config.LLM_DEADLINE_MS,
         tts_deadline_ms=config.TTS_DEADLINE_MS,
     )  # fmt: skip

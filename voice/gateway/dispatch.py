@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from voice.bus.redis import RedisGatewayBus
 from voice.core.jobs import Chunk, ChunkKind, Job
+from voice.core.leases import MAX_ATTEMPTS
 
 log = logging.getLogger("voice.dispatch")
 _LAST = (ChunkKind.DONE, ChunkKind.FAILED)
@@ -47,8 +48,8 @@ class Dispatch:
                     self._drop_ended(chunk)
 
     def _drop_ended(self, chunk: Chunk) -> None:
-        # a failed first attempt may be followed by a second one under the same id
-        if chunk.kind is ChunkKind.DONE or not chunk.meta.get("retryable") or chunk.attempt > 1:
+        # a failed attempt may be followed by another one under the same id
+        if chunk.kind is ChunkKind.DONE or not chunk.meta.get("retryable") or chunk.attempt >= MAX_ATTEMPTS:
             self.forget(chunk.job)
 
 
