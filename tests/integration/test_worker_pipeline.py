@@ -157,3 +157,16 @@ async def test_a_job_without_input_ends_at_its_deadline(bus):
     await bus.open(job)
     last = (await collect(bus, job, timeout_s=20))[-1]
     assert last.kind is ChunkKind.FAILED and last.name == "feed_timeout"
+
+
+async def test_a_burst_of_jobs_waits_its_turn(bus):
+    """More jobs at once than connections: each is handed out, none refused."""
+    jobs = [make(Stage.LLM, answer("hello")) for _ in range(300)]
+    await asyncio.gather(*(bus.open(job) for job in jobs))
+    left = {job.id for job in jobs}
+    async with asyncio.timeout(60):
+        async for chunk in bus.chunks():
+            if chunk.kind is ChunkKind.DONE:
+                left.discard(chunk.job)
+            if not left:
+                return

@@ -59,7 +59,9 @@ class RedisGatewayBus:
 
     def __init__(self, url: str, gateway_id: str, message: Callable[[dict, str], tuple[str, bytes]]):
         retry = AsyncRetry(ExponentialBackoff(cap=0.5, base=0.02), 3)
-        self._redis = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=retry, max_connections=64)
+        # a burst waits for a connection of the pool; a plain pool would raise
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=32, timeout=5, socket_timeout=5, socket_connect_timeout=2, retry=retry)
+        self._redis = redis.asyncio.Redis.from_pool(pool)
         self._reader = redis.asyncio.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2, max_connections=2)
         self.stream = f"gw:{gateway_id}:chunks"
         self._message = message

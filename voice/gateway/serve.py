@@ -19,7 +19,7 @@ def main() -> None:
     from django.conf import settings
 
     voice = settings.VOICE
-    uvicorn.run("config.asgi:gateway", host=options.host, port=options.port, ws="websockets-sansio", loop="uvloop", http="httptools",
+    uvicorn.run("config.asgi:gateway", host=options.host, port=options.port, ws="voice.gateway.socket:RealtimeProtocol", loop="uvloop", http="httptools",
                 ws_max_size=voice.MAX_FRAME_BYTES, ws_ping_interval=voice.PING_SECONDS, ws_ping_timeout=2 * voice.PING_SECONDS,
                 ws_per_message_deflate=False, timeout_graceful_shutdown=GRACE_S, access_log=False, log_config=None, server_header=False)  # fmt: skip
 
