@@ -15,9 +15,13 @@ app = Celery("vivavoce", broker=voice.REDIS_URL)
 app.conf.update(
     task_serializer="json", accept_content=["json"], task_ignore_result=True, task_default_queue="default",
     worker_hijack_root_logger=False, broker_connection_retry_on_startup=True, enable_utc=True,
-    beat_schedule={"close-lost-sessions": {"task": "conversations.close_lost", "schedule": 60.0}},
+    beat_schedule={"close-lost-sessions": {"task": "conversations.close_lost", "schedule": 60.0},
+                   "sweep": {"task": "onboarding.sweep", "schedule": 20.0},
+                   "identities": {"task": "teams.identities_check", "schedule": 10.0, "options": {"expires": 30}}},
 )  # fmt: skip
-app.autodiscover_tasks(["apps.conversations"], related_name="tasks")
+app.set_default()
+app.autodiscover_tasks(["apps.conversations", "apps.onboarding", "apps.teams"], related_name="tasks")
+app.autodiscover_tasks(["apps.common"], related_name="mail")
 _tokens: dict[str, object] = {}
 
 

@@ -34,6 +34,8 @@ import django  # noqa: E402
 
 django.setup()
 
+import config.celery  # noqa: E402, F401
+
 
 def pytest_sessionfinish() -> None:
     for server in _started:
@@ -62,6 +64,30 @@ def django_db_setup(servers, django_db_blocker):
 def database(django_db_setup, django_db_blocker):
     with django_db_blocker.unblock():
         yield
+
+
+@pytest.fixture(scope="session")
+def mailbox(servers):
+    """A real SMTP server; `mailbox.wait(address)` gives the newest mail's text."""
+    from tests.mailbox import Mailbox
+
+    box = Mailbox()
+    yield box
+    box.stop()
+
+
+@pytest.fixture(scope="session")
+def default_worker(database, mailbox):
+    """The worker that sends mail and makes workspaces."""
+    from apps.common.launch import processes
+    from tests.infrastructure import Stack
+
+    running = Stack(WORK)
+    try:
+        running.run(processes.default_worker(), EMAIL_URL=mailbox.url)
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")

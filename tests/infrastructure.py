@@ -10,9 +10,10 @@ import urllib.request
 from pathlib import Path
 
 from apps.apikeys.services import api_key_issue
+from apps.common.actors import SYSTEM
 from apps.common.launch import processes
 from apps.common.launch.servers import die_with_parent, free_port
-from apps.portal.onboarding import workspace_create
+from apps.onboarding.services import workspace_create
 from apps.tenants.context import bound_public
 from apps.tenants.models import Tenant
 
@@ -63,6 +64,14 @@ class Stack:
             child = processes.Child(child.name, (python, *child.command[1:]))
         return name, self.run(child, **environment)
 
+    def extra_gateway(self) -> tuple[str, subprocess.Popen]:
+        """One more gateway: (the address of its WebSocket, its process)."""
+        self._count += 1
+        port = free_port()
+        process = self.run(processes.Child(f"gateway-{self._count}", processes.gateway(port).command))
+        self.wait(f"http://127.0.0.1:{port}/health")
+        return f"ws://127.0.0.1:{port}/v1/realtime", process
+
     def end(self, name: str) -> None:
         process = self.processes.pop(name)
         process.terminate()
@@ -110,7 +119,7 @@ class Stack:
         """A workspace of the test's own and the secret of its key."""
         with bound_public():
             tenant = workspace_create(name=slug.title(), slug=f"{slug}-{os.getpid()}-{time.time_ns() % 10**8}"[:40])
-            return tenant, api_key_issue(tenant=tenant, name="test")[1]
+            return tenant, api_key_issue(tenant=tenant, name="test", actor=SYSTEM)[1]
 
     def stop(self) -> None:
         for process in self.processes.values():

@@ -13,8 +13,10 @@ class Agent(models.Model):
     is_default = models.BooleanField(default=False)
     published = models.ForeignKey("AgentVersion", null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        ordering = ["created_at", "id"]
         constraints = [
             models.UniqueConstraint(fields=["is_default"], condition=models.Q(is_default=True), name="one_default_agent"),
         ]
@@ -24,10 +26,12 @@ class Agent(models.Model):
 
 
 class AgentVersion(models.Model):
-    """Immutable: a session keeps the version it began with."""
+    """A draft until it is published (at most one an agent), then immutable: a session keeps the version it began with."""
 
     agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
+    published_at = models.DateTimeField(null=True, blank=True)
+    published_by = models.CharField(max_length=60, blank=True)
     instructions = models.TextField(blank=True)
     greeting = models.TextField(blank=True)
     voice = models.CharField(max_length=40, default="alloy")
@@ -40,10 +44,15 @@ class AgentVersion(models.Model):
     tts_model = models.CharField(max_length=120, blank=True)
     turn_detection = models.JSONField(default=dict, blank=True)
     tools = models.JSONField(default=list, blank=True)
+    limits = models.JSONField(default=dict, blank=True)  # max_session_seconds, max_output_tokens
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["agent", "number"], name="one_number_per_agent")]
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["agent", "number"], name="one_number_per_agent"),
+            models.UniqueConstraint(fields=["agent"], condition=models.Q(published_at=None), name="one_draft_per_agent"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.agent} v{self.number}"

@@ -27,11 +27,12 @@ class AgentConfig:
     tts_model: str
     turn_detection: dict[str, Any]
     tools: list[dict[str, Any]]
+    limits: dict[str, int]
 
 
 def agent_for_session(*, assistant: str | None = None) -> AgentConfig:
     """The named agent or the tenant's default. Raises NotFound."""
-    rows = Agent.objects.exclude(published=None).select_related("published")
+    rows = Agent.objects.filter(deleted_at=None).exclude(published=None).select_related("published")
     agent = (rows.filter(pk=assistant) if assistant else rows.order_by("-is_default", "created_at")).first()
     if agent is None:
         raise NotFound(f"no published agent {assistant!r}" if assistant else "this workspace has no published agent; create one", param="assistant")
@@ -43,4 +44,4 @@ def agent_for_session(*, assistant: str | None = None) -> AgentConfig:
         return settings.VOICE_ENGINES[stage]
 
     stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
-    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, v.tools)
+    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, v.tools, v.limits)

@@ -6,17 +6,23 @@ from django.conf import settings
 from django.http import HttpRequest, JsonResponse
 
 from apps.agents.selectors import agent_for_session
+from apps.apikeys.models import ApiKey
 from apps.apikeys.services import Principal, api_key_authenticate
 from apps.common.errors import NotFound
 from apps.tenants.context import bound
+from apps.tenants.models import Tenant
+from apps.usage.limits import REST, levels_of, limiter
 
 ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-4o-realtime-preview", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
 
 
 def authenticate(request: HttpRequest) -> Principal:
-    """Raises MissingApiKey, InvalidApiKey, AccountDeactivated."""
+    """Raises MissingApiKey, InvalidApiKey, AccountDeactivated, RateLimited."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    return api_key_authenticate(secret=secret.strip() if scheme.lower() == "bearer" else None)
+    principal = api_key_authenticate(secret=secret.strip() if scheme.lower() == "bearer" else None)
+    levels = levels_of(Tenant.objects.get(pk=principal.tenant.tenant_id), ApiKey.objects.filter(pk=principal.key_id).first())
+    request.rate = limiter().spend(levels, "requests_per_minute", scope=REST)
+    return principal
 
 
 def _rows() -> list[dict]:

@@ -1,15 +1,23 @@
 """The error tree of the Django side; each class knows its HTTP status and code, and all share one JSON shape.
 
 VivavoceError
-├── NotFound            404 not_found
-├── BadRequest          400 invalid_request
-├── Conflict            409 conflict
-├── Unauthorized        401
-│   ├── MissingApiKey       missing_api_key
-│   └── InvalidApiKey       invalid_api_key
-├── Forbidden           403 forbidden
-│   └── AccountDeactivated  account_deactivated
-└── Overloaded          503 server_overloaded
+├── NotFound               404 not_found
+├── Gone                   410 gone
+├── BadRequest             400 invalid_request
+├── Unprocessable          422 invalid_value       `fields`: name -> messages
+├── Conflict               409 conflict
+├── Unauthorized           401 unauthorized
+│   ├── MissingApiKey          missing_api_key
+│   └── InvalidApiKey          invalid_api_key
+│       └── EphemeralKeyExpired    ephemeral_key_expired
+├── Forbidden              403 forbidden
+│   ├── AccountDeactivated     account_deactivated
+│   ├── InsufficientScope      insufficient_scope
+│   └── OriginNotAllowed       origin_not_allowed
+├── RateLimited            429 rate_limit_exceeded
+│   ├── SessionLimitReached    session_limit_reached
+│   └── InsufficientQuota      insufficient_quota
+└── Overloaded             503 server_overloaded
 """
 
 from __future__ import annotations
@@ -32,8 +40,27 @@ class BadRequest(VivavoceError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
 
 
+class Unprocessable(VivavoceError):
+    """The values do not do. `fields`: field name -> what is wrong with it."""
+
+    status, code, type = 422, "invalid_value", "invalid_request_error"
+
+    def __init__(self, message: str, *, fields: dict[str, list[str]] | None = None, param: str | None = None):
+        super().__init__(message, param=param or next(iter(fields or {}), None))
+        self.fields = fields or {}
+
+    def to_json(self) -> dict:
+        body = super().to_json()
+        body["error"]["fields"] = self.fields
+        return body
+
+
 class NotFound(VivavoceError):
     status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class Gone(VivavoceError):
+    status, code, type = 410, "gone", "invalid_request_error"
 
 
 class Conflict(VivavoceError):
@@ -52,12 +79,36 @@ class InvalidApiKey(Unauthorized):
     code = "invalid_api_key"
 
 
+class EphemeralKeyExpired(InvalidApiKey):
+    code = "ephemeral_key_expired"
+
+
 class Forbidden(VivavoceError):
     status, code, type = 403, "forbidden", "invalid_request_error"
 
 
 class AccountDeactivated(Forbidden):
     code = "account_deactivated"
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+
+
+class OriginNotAllowed(Forbidden):
+    code = "origin_not_allowed"
+
+
+class RateLimited(VivavoceError):
+    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+
+class SessionLimitReached(RateLimited):
+    code = "session_limit_reached"
+
+
+class InsufficientQuota(RateLimited):
+    code = "insufficient_quota"
 
 
 class Overloaded(VivavoceError):

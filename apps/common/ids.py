@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud"}
+PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp"}
 
 
 def new_id(prefix: str) -> str:
@@ -36,3 +36,15 @@ def agent_id() -> str:
 
 def audit_id() -> str:
     return new_id("aud")
+
+
+def invitation_id() -> str:
+    return new_id("inv")
+
+
+def client_secret_id() -> str:
+    return new_id("eks")
+
+
+def issuer_id() -> str:
+    return new_id("idp")

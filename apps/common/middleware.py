@@ -3,19 +3,31 @@ from __future__ import annotations
 import uuid
 
 import structlog
+from django.conf import settings
 from django.http import JsonResponse
 
+from apps.common.actors import Origin, coming_from
 from apps.common.errors import VivavoceError
 
 
+def client_ip(request) -> str:
+    """The address that the outermost of our own proxies saw; without proxies that of the connection. What a client claims does not count."""
+    hops = [h.strip() for h in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if h.strip()]
+    count = settings.TRUSTED_PROXIES
+    return (hops[-count] if 0 < count <= len(hops) else request.META.get("REMOTE_ADDR", ""))[:45]
+
+
 def request_id(get_response):
-    """A request id in every log line and in the answer's X-Request-Id."""
+    """A request id in every log line, in the audit and in the answer's X-Request-Id; and how much of a rate limit is left."""
 
     def middleware(request):
         request.id = uuid.uuid4().hex
-        with structlog.contextvars.bound_contextvars(request=request.id):
+        with structlog.contextvars.bound_contextvars(request=request.id), coming_from(Origin(client_ip(request), request.id)):
             response = get_response(request)
         response["X-Request-Id"] = request.id
+        if rate := getattr(request, "rate", None):
+            response["X-RateLimit-Limit"], response["X-RateLimit-Remaining"] = rate.limit, rate.remaining
+            response["X-RateLimit-Reset"] = int(rate.reset_s) + 1
         return response
 
     return middleware

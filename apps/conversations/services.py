@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
+from apps.audit.services import audit_record
+from apps.common.actors import Actor
+from apps.common.errors import Conflict
 from apps.conversations.models import Item, TurnTrace, VoiceSession
+from apps.tenants.services import end_sessions
 
 
 def voice_session_open(*, session_id: str, agent_id: str, agent_version: int, key_id: str, model: str, client: str) -> None:
@@ -44,3 +49,13 @@ def voice_session_close(*, session_id: str, reason: str, session_ms: int) -> Non
     VoiceSession.objects.filter(id=session_id, state=VoiceSession.State.LIVE).update(
         state=VoiceSession.State.CLOSED, closed_at=timezone.now(), close_reason=reason[:60], session_ms=session_ms
     )
+
+
+def voice_session_end(*, session: VoiceSession, actor: Actor) -> None:
+    """Tell the gateway that holds it to end it. Raises Forbidden, Conflict."""
+    actor.require("sessions.end")
+    if session.state != VoiceSession.State.LIVE:
+        raise Conflict(f"session {session.id} is over")
+    with transaction.atomic():
+        audit_record(actor=actor, action="session.ended", target=session.id)
+        end_sessions(f"session.{session.id}", "session_ended", "The session was ended in the portal.")

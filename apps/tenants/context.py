@@ -91,3 +91,8 @@ async def _hop(function: Callable[[], T]) -> T:
     from channels.db import database_sync_to_async  # closes the connection (gives it back to the pool) after the call
 
     return await database_sync_to_async(function, thread_sensitive=False)()
+
+
+def rebind(tenant: Any) -> None:
+    """Bind a tenant until the binding around this one ends: for a request whose tenant is known only after its key was read."""
+    _bound.set(tenant if isinstance(tenant, Bound) else Bound(tenant.id, tenant.schema_name, tenant.slug))

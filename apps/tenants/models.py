@@ -2,28 +2,34 @@ from __future__ import annotations
 
 from django.core.validators import RegexValidator
 from django.db import models
+from django.utils import timezone
 from django_tenants.models import DomainMixin, TenantMixin
 
 from apps.common.ids import tenant_id
 
 TEMPLATE_SCHEMA = "tpl"
-RESERVED_SLUGS = {"public", "admin", "api", "www", "t", "static", "health", "tpl", "template", "postgres", "vivavoce"}
+RESERVED_SLUGS = {
+    "public", "admin", "api", "www", "t", "static", "health", "ready", "metrics", "tpl", "template", "tpl-template", "postgres", "vivavoce",
+    "accounts", "account", "oidc", "docs", "new", "sign-in", "sign-up", "support", "billing", "stripe", "root", "system", "information-schema",
+}  # fmt: skip
 slug_validator = RegexValidator(r"\A[a-z][a-z0-9-]{1,38}[a-z0-9]\Z", "3-40 of a-z 0-9 -, beginning with a letter")
 
 
 class TenantQuerySet(models.QuerySet):
     def real(self) -> TenantQuerySet:
-        """Without the template that new schemas are cloned from."""
-        return self.exclude(schema_name=TEMPLATE_SCHEMA)
+        """Those that have their schema: not the template, not one under way, not what was erased."""
+        return self.exclude(schema_name=TEMPLATE_SCHEMA).exclude(status__in=[Tenant.Status.PROVISIONING, Tenant.Status.ERASED])
 
 
 class Tenant(TenantMixin):
     """A customer organisation; its data live in the schema `schema_name`."""
 
     class Status(models.TextChoices):
+        PROVISIONING = "provisioning"  # its schema is being made
         ACTIVE = "active"
         SUSPENDED = "suspended"
-        CLOSED = "closed"
+        CLOSED = "closed"  # erased at `erase_at` unless reopened
+        ERASED = "erased"  # a tombstone
 
     id = models.CharField(primary_key=True, max_length=40, default=tenant_id, editable=False)
     name = models.CharField(max_length=120)
@@ -31,9 +37,16 @@ class Tenant(TenantMixin):
     email = models.EmailField(blank=True)
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.ACTIVE)
     suspended_reason = models.CharField(max_length=300, blank=True)
+    erase_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    tool_hosts = models.JSONField(default=list, blank=True)  # hosts that agents' HTTPS tools may call
+    allowed_origins = models.JSONField(default=list, blank=True)  # of browsers; empty = those of the installation
+    limits = models.JSONField(default=dict, blank=True)  # an operator's override, see apps/usage/limits.py
+    plan = models.CharField(max_length=40, blank=True)  # an operator's override
+    override_until = models.DateTimeField(null=True, blank=True)  # of both; empty = no end
+    milestones = models.JSONField(default=dict, blank=True)  # name -> ISO time
 
-    auto_create_schema = False  # services.tenant_create clones the template
+    auto_create_schema = False  # services.schema_make clones the template
     clone_mode = "NODATA"
     objects = TenantQuerySet.as_manager()
 
@@ -42,6 +55,11 @@ class Tenant(TenantMixin):
 
     def __str__(self) -> str:
         return self.slug
+
+    @property
+    def override(self) -> dict:
+        """The limits an operator gave, while they hold."""
+        return self.limits if self.override_until is None or self.override_until > timezone.now() else {}
 
 
 class Domain(DomainMixin):

@@ -21,15 +21,22 @@ SHARED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "unfold",
     "django.contrib.admin",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "ninja",
     "channels",
     "apps.common",
+    "apps.audit",
     "apps.tenants",
     "apps.accounts",
-    "apps.audit",
     "apps.teams",
     "apps.apikeys",
+    "apps.onboarding",
     "apps.portal",
     "apps.api",
     "voice.gateway",
@@ -47,8 +54,32 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-LOGIN_URL = "sign-in"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend", "apps.teams.oidc.Backend"]
+OIDC_ALLOW_LOCAL = envbool("OIDC_ALLOW_LOCAL", True)  # issuers on this machine and in private networks; off in production
+LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
+
+# Local accounts: django-allauth
+EMAIL_URL = envsecret("EMAIL_URL")  # smtp://user:password@host:port or smtps://…; without it mail is printed by the `default` worker
+DEFAULT_FROM_EMAIL = envstr("DEFAULT_FROM_EMAIL", "Vivavoce <no-reply@localhost>")
+ACCOUNT_ADAPTER = "apps.accounts.adapter.Adapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_SIGNUP_FORM_CLASS = "apps.accounts.forms.SignUp"
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "mandatory" if EMAIL_URL else "optional"
+ACCOUNT_UNIQUE_EMAIL = True
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_LOGOUT_ON_GET = False
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if envstr("PORTAL_URL", "").startswith("https") else "http"
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_LOGIN_BY_CODE_ENABLED = False
+ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "signup": "20/m/ip", "reset_password": "20/m/ip,5/m/key"}
+ALLAUTH_TRUSTED_PROXY_COUNT = envint("TRUSTED_PROXIES", 0)
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_TOTP_ISSUER = "Vivavoce"
+USERSESSIONS_TRACK_ACTIVITY = True
 
 POSTGRES_PORT = envint("POSTGRES_PORT", 15432)
 DATABASE_URL = envsecret("DATABASE_URL") or (
@@ -73,6 +104,20 @@ def database(url: str) -> dict:
     }
 
 
+
+
+def mail(url: str) -> dict:
+    """Django's EMAIL_ settings for an smtp:// URL; without one mail is printed. Raises BadSetting."""
+    if not url:
+        return {"EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend"}
+    parts = urlsplit(url)
+    if parts.scheme not in ("smtp", "smtps", "smtp+plain") or not parts.hostname:
+        raise BadSetting("EMAIL_URL: expected smtp://user:password@host:port (STARTTLS), smtps://… or smtp+plain://… (no TLS: a relay on this machine)")
+    return {"EMAIL_HOST": parts.hostname, "EMAIL_PORT": parts.port or 587, "EMAIL_HOST_USER": unquote(parts.username or ""), "EMAIL_TIMEOUT": 10,
+            "EMAIL_HOST_PASSWORD": unquote(parts.password or ""), "EMAIL_USE_TLS": parts.scheme == "smtp", "EMAIL_USE_SSL": parts.scheme == "smtps"}  # fmt: skip
+
+
+globals().update(mail(EMAIL_URL))
 DATABASES = {"default": database(DATABASE_URL)}
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 
@@ -99,7 +144,10 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "apps.portal.middleware.impersonation",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "apps.common.middleware.errors",
 ]
@@ -114,6 +162,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "apps.portal.views.account.issuers",
             ],
         },
     }
@@ -123,6 +172,7 @@ STATIC_URL = "static/"
 STATIC_ROOT = VAR / "static"
 STATICFILES_DIRS = [ROOT / "static"]
 WHITENOISE_USE_FINDERS = True
+TRUSTED_PROXIES = envint("TRUSTED_PROXIES", 0)  # how many proxies of yours stand before the portal and append to X-Forwarded-For
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
@@ -149,6 +199,14 @@ GATEWAY_WS_URL = envstr("GATEWAY_WS_URL", "ws://localhost:25000")
 PORTAL_URL = envstr("PORTAL_URL", "http://localhost:28000")
 ALLOWED_ORIGINS = envlist("ALLOWED_ORIGINS", [])
 MAX_SESSION_SECONDS = voice.MAX_SESSION_SECONDS
+VOICE_ENGINE_NAMES = {stage: sorted(p.stem for p in (ROOT / "voice" / "engines" / stage).glob("[a-z]*.py")) for stage in ("stt", "llm", "tts")}
+ROTATION_GRACE_SECONDS = envint("ROTATION_GRACE_SECONDS", 24 * 3600)  # a rotated key works for so long
+# What a tenant may use unless its plan or an operator says otherwise, and what all of them may together; an absent name is no limit.
+LIMITS = {
+    "requests_per_minute": envint("LIMIT_REQUESTS_PER_MINUTE", 600), "tokens_per_minute": envint("LIMIT_TOKENS_PER_MINUTE", 1_000_000),
+    "concurrent_sessions": envint("LIMIT_CONCURRENT_SESSIONS", 100), "audio_minutes_per_day": envint("LIMIT_AUDIO_MINUTES_PER_DAY", 100_000),
+}  # fmt: skip
+GLOBAL_LIMITS = {name: value for name in LIMITS if (value := envint(f"GLOBAL_LIMIT_{name.upper()}", 0))}
 
 from config.logs import logging_config  # noqa: E402
 

@@ -1,20 +1,78 @@
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path, register_converter
 
 from apps.api import health
-from apps.portal import views
+from apps.api.v1 import api
+from apps.portal.views import account, agents, keys, oidc, playground, records, team, workspaces
 
+
+class Word:
+    """A fixed set of last path parts, so that a typing error is 404 and not a surprise."""
+
+    def __init_subclass__(cls, words: str):
+        cls.regex = words
+
+    def to_python(self, value):
+        return value
+
+    to_url = to_python
+
+
+class AgentAct(Word, words="publish|discard|default|delete|rollback"): ...
+
+
+class InvitationAct(Word, words="resend|revoke"): ...
+
+
+register_converter(AgentAct, "agentact")
+register_converter(InvitationAct, "invitationact")
+
+workspace = [
+    path("", workspaces.overview, name="overview"),
+    path("quickstart", workspaces.quickstart, name="quickstart"),
+    path("playground", playground.playground, name="playground"),
+    path("playground/secret", playground.playground_secret, name="playground-secret"),
+    path("agents", agents.agent_list, name="agents"),
+    path("agents/<str:agent_id>", agents.agent_detail, name="agent"),
+    path("agents/<str:agent_id>/compare/<int:one>/<int:other>", agents.agent_compare, name="agent-compare"),
+    path("agents/<str:agent_id>/<agentact:what>", agents.agent_act, name="agent-act"),
+    path("sessions", records.session_list, name="sessions"),
+    path("sessions/<str:session_id>", records.session_detail, name="session"),
+    path("sessions/<str:session_id>/end", records.session_end, name="session-end"),
+    path("keys", keys.key_list, name="keys"),
+    path("keys/<str:key_id>/revoke", keys.key_revoke, name="key-revoke"),
+    path("keys/<str:key_id>/rotate", keys.key_rotate, name="key-rotate"),
+    path("team", team.team, name="team"),
+    path("team/<str:member_id>/role", team.member_role, name="member-role"),
+    path("team/<str:member_id>/remove", team.member_remove, name="member-remove"),
+    path("team/<str:member_id>/transfer", team.transfer, name="member-transfer"),
+    path("invitations/<str:invitation_id>/<invitationact:what>", team.invitation_act, name="invitation-act"),
+    path("settings", workspaces.workspace_settings, name="settings"),
+    path("settings/issuer", oidc.issuer, name="issuer"),
+    path("settings/close", workspaces.workspace_close, name="workspace-close"),
+    path("settings/reopen", workspaces.workspace_reopen, name="workspace-reopen"),
+    path("audit", records.audit, name="audit"),
+    path("audit.csv", records.audit_export, name="audit-export"),
+]
 urlpatterns = [
     path("health", health.health),
     path("ready", health.ready_portal),
     path("health/ready", health.ready_portal),
     path("metrics", health.metrics),
-    path("", views.home, name="home"),
-    path("sign-in", views.sign_in, name="sign-in"),
-    path("sign-out", views.sign_out, name="sign-out"),
-    path("t/<slug:slug>/", views.overview, name="overview"),
-    path("t/<slug:slug>/keys", views.keys, name="keys"),
-    path("t/<slug:slug>/keys/<str:key_id>/revoke", views.key_revoke, name="key-revoke"),
-    path("t/<slug:slug>/sessions/<str:session_id>", views.session_detail, name="session"),
+    path("", workspaces.home, name="home"),
+    path("new", workspaces.new_workspace, name="new-workspace"),
+    path("progress/<slug:slug>", workspaces.progress, name="progress"),
+    path("invitations/<str:token>", team.invitation, name="invitation"),
+    path("account", account.account, name="account"),
+    path("docs", account.docs, name="docs"),
+    path("impersonate/<str:user_id>", account.impersonate, name="impersonate"),
+    path("impersonation/end", account.impersonate_end, name="impersonate-end"),
+    path("oidc/callback/", oidc.callback, name="oidc-callback"),
+    path("oidc/<str:issuer_id>", oidc.start, name="oidc-start"),
+    path("accounts/", include("allauth.account.urls")),
+    path("accounts/2fa/", include("allauth.mfa.urls")),
+    path("accounts/sessions/", include("allauth.usersessions.urls")),
+    path("t/<slug:slug>/", include(workspace)),
+    path("api/v1/", api.urls),
     path("admin/", admin.site.urls),
 ]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tests.unit.ordering import OrderChecker
 from tests.unit.wire import assert_valid
@@ -18,18 +19,43 @@ from voice.gateway.talk import read_wav
 CHUNK = 24000 * 40 // 1000 * 2  # 40 ms
 
 
+class Refused(Exception):
+    """The handshake was refused with this HTTP status and error code."""
+
+    def __init__(self, response):
+        self.status, self.headers = response.status_code, response.headers
+        self.code = json.loads(response.body)["error"]["code"]
+        super().__init__(f"{self.status} {self.code}")
+
+
 class Client:
-    def __init__(self, url: str, key: str, query: str = ""):
+    def __init__(self, url: str, key: str, query: str = "", origin: str | None = None):
+        self.origin = origin
         self.url, self.key = url + (f"?{query}" if query else ""), key
         self.events: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.order = OrderChecker()
         self.read = 0
 
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> Client:
+        """A client that is connected; enter it, or close it. Raises Refused."""
+        client = cls(*args, **kwargs)
+        try:
+            client.socket = await connect(client.url, additional_headers={"Authorization": f"Bearer {client.key}"}, origin=client.origin, max_size=2**26,
+                                          compression=None, open_timeout=20)  # fmt: skip
+        except InvalidStatus as error:
+            raise Refused(error.response) from error
+        await client.wait("session.created")
+        return client
+
     async def __aenter__(self) -> Client:
-        self.socket = await connect(self.url, additional_headers={"Authorization": f"Bearer {self.key}"}, max_size=2**26, compression=None, open_timeout=20)
-        await self.wait("session.created")
+        if not hasattr(self, "socket"):
+            self.__dict__ = (await self.connect(self.url, self.key, origin=self.origin)).__dict__
         return self
+
+    async def close(self) -> None:
+        await self.socket.close()
 
     async def __aexit__(self, *exc: Any) -> None:
         await self.socket.close()

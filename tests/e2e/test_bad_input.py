@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_issue, api_key_revoke
+from apps.common.actors import SYSTEM
 from apps.tenants.context import in_public
 from apps.tenants.services import tenant_suspend
 from tests.e2e.client import Client
@@ -59,8 +60,8 @@ async def test_the_key_may_come_by_header_subprotocol_or_query(stack, caller):
 async def test_revoked_expired_and_suspended(stack):
     tenant, secret = await asyncio.to_thread(stack.new_tenant, "ended")
     header = {"Authorization": f"Bearer {secret}"}
-    expired = (await in_public(lambda: api_key_issue(tenant=tenant, name="old", expires_at=timezone.now() - timedelta(days=1))))[1]
-    weak = (await in_public(lambda: api_key_issue(tenant=tenant, name="weak", scopes=("usage:read",))))[1]
+    expired = (await in_public(lambda: api_key_issue(tenant=tenant, name="old", expires_at=timezone.now() - timedelta(days=1), actor=SYSTEM)))[1]
+    weak = (await in_public(lambda: api_key_issue(tenant=tenant, name="weak", scopes=("usage:read",), actor=SYSTEM)))[1]
     assert await refused(stack.realtime, additional_headers={"Authorization": f"Bearer {expired}"}) == (401, "invalid_api_key")
     assert await refused(stack.realtime, additional_headers={"Authorization": f"Bearer {weak}"}) == (403, "insufficient_scope")
     async with Client(stack.realtime, secret) as client:
@@ -72,7 +73,7 @@ async def test_revoked_expired_and_suspended(stack):
             await client.next()
         assert closed.value.rcvd.code == 1008 and time.monotonic() - began < 5
     assert await refused(stack.realtime, additional_headers=header) == (401, "invalid_api_key")
-    fresh = (await in_public(lambda: api_key_issue(tenant=tenant, name="new")))[1]
+    fresh = (await in_public(lambda: api_key_issue(tenant=tenant, name="new", actor=SYSTEM)))[1]
     async with Client(stack.realtime, fresh) as client:
         await in_public(tenant_suspend, tenant=tenant, reason="unpaid")
         assert (await client.error())["code"] == "account_deactivated"

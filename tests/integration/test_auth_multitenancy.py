@@ -14,10 +14,11 @@ from apps.accounts.models import User
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_authenticate, api_key_issue, api_key_revoke
 from apps.audit.models import AuditEntry
+from apps.common.actors import SYSTEM
 from apps.common.errors import AccountDeactivated, Conflict, InvalidApiKey, MissingApiKey
-from apps.portal.onboarding import workspace_create
+from apps.onboarding.services import workspace_create
 from apps.teams.models import Membership, Role
-from apps.tenants.context import bound_public
+from apps.tenants.context import bound, bound_public
 from apps.tenants.services import tenant_resume, tenant_suspend
 
 
@@ -28,15 +29,16 @@ def tenant(database):
 
 
 def test_a_key_finds_its_tenant_and_is_not_stored(tenant):
-    key, secret = api_key_issue(tenant=tenant, name="first")
+    key, secret = api_key_issue(tenant=tenant, name="first", actor=SYSTEM)
     assert api_key_authenticate(secret=secret).tenant.tenant_id == tenant.id
     row = ApiKey.objects.get(pk=key.pk)
     assert secret not in str(row.__dict__) and secret[11:] not in str(row.__dict__)
-    assert AuditEntry.objects.filter(target=key.id, action="api_key.issued").exists()
+    with bound(tenant):
+        assert AuditEntry.objects.filter(target=key.id, action="api_key.issued").exists()
 
 
 def test_wrong_keys_are_refused(tenant):
-    _, secret = api_key_issue(tenant=tenant, name="first")
+    _, secret = api_key_issue(tenant=tenant, name="first", actor=SYSTEM)
     other = "x" if secret[20] != "x" else "y"
     for wrong in ("vv_", "sk-123", secret[:-1], secret + "x", secret[:20] + other + secret[21:], "é" * 60, "\0" * 60):
         with pytest.raises(InvalidApiKey):
@@ -47,23 +49,23 @@ def test_wrong_keys_are_refused(tenant):
 
 
 def test_revoked_and_expired_keys_are_refused(tenant):
-    key, secret = api_key_issue(tenant=tenant, name="first")
-    api_key_revoke(key=key)
+    key, secret = api_key_issue(tenant=tenant, name="first", actor=SYSTEM)
+    api_key_revoke(key=key, actor=SYSTEM)
     with pytest.raises(InvalidApiKey):
         api_key_authenticate(secret=secret)
     with pytest.raises(Conflict):
-        api_key_revoke(key=key)
-    _, late = api_key_issue(tenant=tenant, name="late", expires_at=timezone.now() - timedelta(seconds=1))
+        api_key_revoke(key=key, actor=SYSTEM)
+    _, late = api_key_issue(tenant=tenant, name="late", expires_at=timezone.now() - timedelta(seconds=1), actor=SYSTEM)
     with pytest.raises(InvalidApiKey):
         api_key_authenticate(secret=late)
 
 
 def test_a_suspended_workspace_is_refused_until_it_is_resumed(tenant):
-    _, secret = api_key_issue(tenant=tenant, name="first")
-    tenant_suspend(tenant=tenant, reason="unpaid")
+    _, secret = api_key_issue(tenant=tenant, name="first", actor=SYSTEM)
+    tenant_suspend(tenant=tenant, reason="unpaid", actor=SYSTEM)
     with pytest.raises(AccountDeactivated):
         api_key_authenticate(secret=secret)
-    tenant_resume(tenant=tenant)
+    tenant_resume(tenant=tenant, actor=SYSTEM)
     assert api_key_authenticate(secret=secret)
 
 
@@ -118,7 +120,7 @@ def test_the_portal_shows_a_workspace_to_its_members_only(tenant):
 
 def test_a_key_is_made_shown_once_and_revoked_in_the_portal(tenant):
     owner = member(tenant, Role.OWNER)
-    page = owner.post(f"/t/{tenant.slug}/keys", {"name": "portal"}).content.decode()
+    page = owner.post(f"/t/{tenant.slug}/keys", {"name": "portal", "scopes": ["realtime:connect"]}).content.decode()
     key = ApiKey.objects.get(tenant=tenant, name="portal")
     assert f"vv_{key.prefix}" in page and 'class="secret"' in page
     assert 'class="secret"' not in owner.get(f"/t/{tenant.slug}/keys").content.decode()
@@ -132,6 +134,7 @@ def test_a_key_is_made_shown_once_and_revoked_in_the_portal(tenant):
 def test_sign_in(tenant):
     User.objects.create_user("anna@example.com", "a-long-password-7")
     client = Client()
-    assert b"do not match" in client.post("/sign-in", {"username": "anna@example.com", "password": "wrong"}).content
-    answer = client.post("/sign-in", {"username": "anna@example.com", "password": "a-long-password-7", "next": "https://evil.example/"})
+    page = "/accounts/login/"
+    assert b"not correct" in client.post(page, {"login": "anna@example.com", "password": "wrong"}).content
+    answer = client.post(page, {"login": "anna@example.com", "password": "a-long-password-7", "next": "https://evil.example/"})
     assert answer.status_code == 302 and answer["Location"] == "/"

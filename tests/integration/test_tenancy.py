@@ -17,6 +17,7 @@ from django_tenants.utils import schema_context
 from apps.agents.models import Agent
 from apps.agents.services import agent_create
 from apps.apikeys.models import ApiKey
+from apps.common.actors import SYSTEM
 from apps.common.errors import BadRequest, Conflict
 from apps.tenants.context import Bound, NoTenantBound, bound, bound_public, in_tenant
 from apps.tenants.models import Tenant
@@ -36,7 +37,7 @@ def tenants(database) -> list[Bound]:
             tenant = tenant_create(name=f"Storm {number}", slug=f"storm-{os.getpid()}-{number}")
         value = Bound(tenant.id, tenant.schema_name, tenant.slug)
         with bound(value):
-            agent_create(name=f"canary {value.tenant_id}", is_default=True)
+            agent_create(name=f"canary {value.tenant_id}", is_default=True, actor=SYSTEM)
             cache.set("canary", value.tenant_id, 600)
         made.append(value)
     return made

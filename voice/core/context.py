@@ -10,7 +10,7 @@ from voice.core.effects import CancelJob, Effect, FeedJob, OpenJob, SaveItem, Se
 from voice.core.jobs import Feed, Job, Stage
 from voice.core.leases import Lease
 from voice.core.settings import SessionConfig, Settings
-from voice.core.usage import MinuteBucket
+from voice.core.usage import Allowance
 
 LEASE_CHECK_S = 0.1
 
@@ -25,8 +25,8 @@ class Context:
         self.now = 0.0
         self.effects: list[Effect] = []
         self.leases: dict[str, Lease] = {}
-        self.requests = MinuteBucket(config.responses_per_minute)
-        self.tokens = MinuteBucket(config.tokens_per_minute)
+        self.requests = Allowance(config.responses_per_minute)
+        self.tokens = Allowance(config.tokens_per_minute)
         self.leases_due = 0.0  # when the shell should call the timer "leases"; later than that, it was the shell that slept
         self.unbilled_audio_ms = 0  # transcribed, not yet in a RecordTurn
 

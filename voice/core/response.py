@@ -20,6 +20,7 @@ from voice.core.waterfall import Waterfall
 
 PACE_AHEAD_S = 2.0  # audio is sent at most this far ahead of its playing
 FEED_AHEAD = 2  # sentences given to the speech engine beyond the one being sent
+LIMITED = ("rate_limit_exceeded", "insufficient_quota")  # codes of apps.common.errors.RateLimited
 TTS_JOB_MS = 15 * 60 * 1000  # a long answer holds its worker as long as it is spoken
 
 
@@ -365,7 +366,8 @@ class Response:
         self._finish(ResponseState.CANCELLED, {"type": "cancelled", "reason": seen}, reason)
 
     def fail(self, code: str, message: str) -> None:
-        error = {"type": "server_error", "code": code, "message": message}
+        kind = "rate_limit_error" if code in LIMITED else "server_error"
+        error = {"type": kind, "code": code, "message": message}
         self._finish(ResponseState.FAILED, {"type": "failed", "error": error}, code)
 
     def _finish(self, state: ResponseState, details: dict[str, Any] | None, reason: str) -> None:

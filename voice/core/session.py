@@ -120,6 +120,10 @@ class Session:
         self._after()
         return context.take()
 
+    def tell_limit(self, name: str, limit: int, remaining: int, reset_s: float, now: float) -> None:
+        """The shell counted: what is left of `requests` or `tokens`."""
+        {"requests": self.context.requests, "tokens": self.context.tokens}[name].tell(limit, remaining, reset_s, now)
+
     def timer(self, name: str, now: float) -> list[Effect]:
         if self.state is SessionState.CLOSED:
             return NOTHING

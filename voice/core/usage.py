@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,24 +44,26 @@ class Spent:
                 "tokens_out": self.text_out}  # fmt: skip
 
 
-class MinuteBucket:
-    """How much of `limit` was used in the last 60 s. Bounded by the limit it guards."""
+class Allowance:
+    """What is left of a limit in its window of a minute, as the shell last told; between tellings what this session spends is taken off.
+
+    The shell decides (it counts for all sessions of a tenant); this is what clients are shown and what refuses early.
+    """
 
     def __init__(self, limit: int):
-        self.limit = limit
-        self._spent: deque[tuple[float, int]] = deque()
-        self._used = 0
+        self.limit = self._remaining = limit
+        self._reset_at = 0.0
+
+    def tell(self, limit: int, remaining: int, reset_s: float, now: float) -> None:
+        self.limit, self._remaining, self._reset_at = limit, remaining, now + reset_s
 
     def spend(self, amount: int, now: float) -> None:
-        self._spent.append((now, amount))
-        self._used += amount
+        if now >= self._reset_at:
+            self._remaining, self._reset_at = self.limit, now + 60
+        self._remaining -= amount
 
     def remaining(self, now: float) -> int:
-        while self._spent and now - self._spent[0][0] >= 60:
-            self._used -= self._spent.popleft()[1]
-        return max(0, self.limit - self._used)
+        return self.limit if now >= self._reset_at else max(0, self._remaining)
 
     def wire(self, name: str, now: float) -> dict[str, Any]:
-        left = self.remaining(now)
-        wait = 60 - (now - self._spent[0][0]) if self._spent else 0.0
-        return {"name": name, "limit": self.limit, "remaining": left, "reset_seconds": round(max(0.0, wait), 3)}
+        return {"name": name, "limit": self.limit, "remaining": self.remaining(now), "reset_seconds": round(max(0.0, self._reset_at - now), 3)}

@@ -7,20 +7,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from apps.agents.selectors import AgentConfig, agent_for_session
-from apps.apikeys.services import Principal, api_key_authenticate
-from apps.common.errors import Forbidden
+from apps.apikeys.models import ApiKey
+from apps.apikeys.services import Principal, api_key_authenticate, check_origin
+from apps.common.actors import Origin, coming_from
+from apps.common.errors import InsufficientScope
 from apps.tenants.context import bound, in_public
+from apps.tenants.models import Tenant
+from apps.usage.limits import Level, levels_of
 
 KEY_PROTOCOL = "openai-insecure-api-key."
 SCOPE = "realtime:connect"
-
-
-class InsufficientScope(Forbidden):
-    code = "insufficient_scope"
-
-
-class OriginNotAllowed(Forbidden):
-    code = "origin_not_allowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +28,7 @@ class Handshake:
     subprotocol: str | None
     user_agent: str
     origin: str | None
+    ip: str
     extensions: bool
 
     @classmethod
@@ -43,19 +40,26 @@ class Handshake:
         secret = token.strip() if scheme.lower() == "bearer" else None
         secret = secret or next((p[len(KEY_PROTOCOL) :] for p in offered if p.startswith(KEY_PROTOCOL)), None) or query.get("access_token")
         extensions = query.get("extensions") == "1" or headers.get(b"x-realtime-extensions") == "1"
-        return cls(secret, query, "realtime" if "realtime" in offered else None, headers.get(b"user-agent", ""), headers.get(b"origin"), extensions)
+        return cls(secret, query, "realtime" if "realtime" in offered else None, headers.get(b"user-agent", ""), headers.get(b"origin"),
+                   (scope.get("client") or ("",))[0], extensions)  # fmt: skip
 
 
-async def admit(handshake: Handshake, allowed_origins: list[str]) -> tuple[Principal, AgentConfig]:
-    """Raises the errors of apps.common.errors: MissingApiKey, InvalidApiKey, AccountDeactivated, Forbidden, NotFound."""
-    if handshake.origin and allowed_origins and handshake.origin not in allowed_origins:
-        raise OriginNotAllowed(f"Origin {handshake.origin[:100]} is not allowed.")
-    return await in_public(_look_up, handshake.secret, handshake.query.get("assistant"))
+Admitted = tuple[Principal, AgentConfig, tuple[Level, ...]]
 
 
-def _look_up(secret: str | None, assistant: str | None) -> tuple[Principal, AgentConfig]:
-    principal = api_key_authenticate(secret=secret)
+async def admit(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
+    """Who it is, the agent, the limits. Raises the errors of apps.common.errors: MissingApiKey, InvalidApiKey, AccountDeactivated, Forbidden, NotFound."""
+    return await in_public(_look_up, handshake, allowed_origins)
+
+
+def _look_up(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
+    with coming_from(Origin(handshake.ip)):
+        principal = api_key_authenticate(secret=handshake.secret)
     if SCOPE not in principal.scopes:
         raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
+    check_origin(principal, handshake.origin, allowed_origins)
+    tenant = Tenant.objects.get(pk=principal.tenant.tenant_id)
+    levels = levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first())
+    wanted = handshake.query.get("assistant") or (principal.session.get("prompt") or {}).get("id")
     with bound(principal.tenant):
-        return principal, agent_for_session(assistant=assistant)
+        return principal, agent_for_session(assistant=wanted), levels

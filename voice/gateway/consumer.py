@@ -18,24 +18,27 @@ import structlog
 from channels.layers import get_channel_layer
 from django.conf import settings
 
-from apps.common.errors import Overloaded, VivavoceError
+from apps.common.errors import Overloaded, RateLimited, VivavoceError
 from apps.common.ids import new_id
 from voice.audio.detector import Detector
 from voice.bus.redis import BusUnavailable
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
 from voice.core.events import CLIENT_EVENTS
-from voice.core.jobs import Chunk, Job
+from voice.core.jobs import Chunk, Job, Stage
 from voice.core.session import Session
 from voice.core.settings import SERVER_VAD, SessionConfig
 from voice.gateway import auth, metrics
 from voice.gateway.admission import Admission
 from voice.gateway.dispatch import shared
+from voice.gateway.limits import Place, patrol
 from voice.gateway.store import Store
 
 log = logging.getLogger("voice.gateway")
 
 SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
+BYTES_PER_S = 48000
+METERED = (Stage.STT, Stage.LLM)
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
 APPEND = "input_audio_buffer.append"
 config = settings.VOICE
@@ -77,6 +80,7 @@ class RealtimeConsumer:
         self.wake = asyncio.Event()
         self.timers: dict[str, asyncio.TimerHandle] = {}
         self.jobs: set[str] = set()
+        self.metered: set[str] = set()  # jobs that were counted against the limits
         self.bus_queue: asyncio.Queue = asyncio.Queue(2000)
         self.tasks: set[asyncio.Task] = set()
         self.audio_s = 0.0
@@ -104,16 +108,21 @@ class RealtimeConsumer:
 
     async def session_of(self, handshake: auth.Handshake) -> None:
         try:
-            principal, agent = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS), 8)
+            principal, agent, levels = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS), 8)
             self.dispatch = await asyncio.wait_for(shared(), 8)
+            self.place = Place(new_id("sess"), principal, levels, self.end)
+            await asyncio.wait_for(patrol.enter(self.place), 8)
         except VivavoceError as error:
             return await self.refuse(error)
         except Exception:  # the edge: database or Redis away at connect
             log.exception("connect failed")
             return await self.refuse(_unavailable())
         structlog.contextvars.bind_contextvars(tenant=principal.tenant.tenant_id)
-        await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
-        await self.serve(principal, agent, handshake)
+        try:
+            await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+            await self.serve(principal, agent, handshake)
+        finally:
+            await patrol.leave(self.place)
 
     async def refuse(self, error: VivavoceError) -> None:
         """Refuse the handshake by its HTTP status where the server can say one; else by a plain close (Daphne: 403)."""
@@ -130,11 +139,12 @@ class RealtimeConsumer:
     # The life of a session
 
     async def serve(self, principal, agent, handshake: auth.Handshake) -> None:
-        session_id = new_id("sess")
+        session_id = self.place.session_id
         structlog.contextvars.bind_contextvars(session=session_id)
         self.began = time.monotonic()
-        wanted = handshake.query.get("intent") == "transcription"
+        wanted = handshake.query.get("intent") == "transcription" or principal.session.get("type") == "transcription"
         self.session = Session(_config(session_id, agent, handshake, "transcription" if wanted else "realtime"), make_id)
+        self.session.context.settings.update(principal.session)  # checked when the client secret was made
         self.detector = Detector(None, config.VAD_GATE_DB)
         self.store = Store(principal.tenant, session_id)
         self.store.open(agent_id=agent.agent_id, agent_version=agent.version, key_id=principal.key_id,
@@ -247,10 +257,32 @@ class RealtimeConsumer:
     def do_open(self, effect: fx.OpenJob) -> None:
         self.jobs.add(effect.job.id)
         self.dispatch.listen(effect.job, self)
-        if effect.feeds:
+        if effect.job.stage in METERED and effect.job.id not in self.metered:
+            self.metered.add(effect.job.id)
+            self.spawn(self.open_metered(effect.job, effect.feeds), "open")
+        elif effect.feeds:
             self.to_bus(self.dispatch.bus.open, effect.job, effect.feeds)
         else:
             self.spawn(self.guard(effect.job, self.dispatch.bus.open(effect.job)), "open")
+
+    async def open_metered(self, job: Job, feeds) -> None:
+        """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
+        try:
+            if job.stage is Stage.STT:
+                await self.place.spend("audio_minutes_per_day", max(1, round(sum(len(f.pcm) for f in feeds) / BYTES_PER_S)))
+            else:
+                self.tell("requests", await self.place.spend("requests_per_minute"))
+                self.tell("tokens", await self.place.check("tokens_per_minute"))
+        except RateLimited as error:
+            metrics.REFUSED.labels(error.code).inc()
+            self.perform(self.session.job_lost(job.id, job.attempt, error.code, error.message, time.monotonic()))
+            return
+        if job.id in self.jobs:  # not cancelled meanwhile
+            await self.guard(job, self.dispatch.bus.open(job, feeds))
+
+    def tell(self, name: str, window) -> None:
+        if window is not None:
+            self.session.tell_limit(name, window.limit, window.remaining, window.reset_s, time.monotonic())
 
     def do_feed(self, effect: fx.FeedJob) -> None:
         self.to_bus(self.dispatch.bus.feed, effect.job, effect.feed)
@@ -278,6 +310,8 @@ class RealtimeConsumer:
 
     def do_turn(self, effect: fx.RecordTurn) -> None:
         self.store.record_turn(effect)
+        if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
+            self.spawn(self.place.count("tokens_per_minute", tokens), "count")
         metrics.RESPONSES.labels(effect.status).inc()
         for name, ms in effect.segments:
             metrics.SEGMENT.labels(name).observe(ms / 1000)
@@ -358,7 +392,7 @@ class RealtimeConsumer:
     async def control(self, principal) -> None:
         """Messages from elsewhere: key revoked, workspace suspended (docs/architecture.md, "Control messages")."""
         layer = get_channel_layer()
-        groups = (f"tenant.{principal.tenant.tenant_id}", f"key.{principal.key_id}")
+        groups = (f"tenant.{principal.tenant.tenant_id}", f"key.{principal.key_id}", f"session.{self.place.session_id}")
         while True:
             try:
                 channel = await layer.new_channel()
@@ -368,8 +402,7 @@ class RealtimeConsumer:
                     while True:
                         message = await layer.receive(channel)
                         if message["type"] == "session.end":
-                            self.error(message["code"], message["message"])
-                            return self.stop(1008, message["code"])
+                            return self.end(message["code"], message["message"])
                 finally:
                     for group in groups:
                         await layer.group_discard(group, channel)
@@ -381,6 +414,12 @@ class RealtimeConsumer:
 
     def error(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         self.perform(self.session.refuse(ProtocolError(code, message, param=param), event_id, time.monotonic()))
+
+    def end(self, code: str, message: str) -> None:
+        """From elsewhere: the client is told, then the socket is closed."""
+        if not self.closed.is_set():
+            self.error(code, message)
+            self.stop(1008, code)
 
     def fail(self) -> None:
         self.perform(self.session.refuse(ProtocolError("server_error", "Something went wrong on our side.", type="server_error"), None, time.monotonic()))
@@ -451,7 +490,8 @@ def _config(session_id: str, agent, handshake: auth.Handshake, kind: str) -> Ses
         voice=agent.voice, voices=frozenset(config.VOICES), language=agent.language, stt_engine=agent.stt_engine, stt_model=agent.stt_model,
         llm_engine=agent.llm_engine, llm_model=agent.llm_model, tts_engine=agent.tts_engine, tts_model=agent.tts_model,
         turn_detection=agent.turn_detection or dict(SERVER_VAD), tools=tuple(agent.tools), extensions=handshake.extensions,
-        max_session_s=config.MAX_SESSION_SECONDS, expires_at=int(time.time()) + config.MAX_SESSION_SECONDS,
+        max_session_s=(longest := min(config.MAX_SESSION_SECONDS, agent.limits.get("max_session_seconds", config.MAX_SESSION_SECONDS))),
+        expires_at=int(time.time()) + longest,
         start_deadline_ms=config.START_DEADLINE_MS, wait_deadline_ms=config.WAIT_DEADLINE_MS,
         stt_deadline_ms=config.STT_DEADLINE_MS, llm_deadline_ms=config.LLM_DEADLINE_MS,
         tts_deadline_ms=config.TTS_DEADLINE_MS,

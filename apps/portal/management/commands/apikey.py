@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import DEFAULT_SCOPES, SCOPES, api_key_issue, api_key_revoke
+from apps.common.actors import SYSTEM
 from apps.common.errors import VivavoceError
 from apps.tenants.context import bound_public
 from apps.tenants.models import Tenant
@@ -36,7 +37,7 @@ class Command(BaseCommand):
             raise CommandError(f"no tenant {wanted!r}; `manage.py tenant list` shows them")
         expires = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
         scopes = tuple(options["scope"] or DEFAULT_SCOPES)
-        key, secret = api_key_issue(tenant=tenant, name=options["name"], scopes=scopes, expires_at=expires)
+        key, secret = api_key_issue(tenant=tenant, name=options["name"], scopes=scopes, expires_at=expires, actor=SYSTEM)
         self.stdout.write(f"{key.id}\n{secret}")
         self.stderr.write("Write it down: it is not shown again.")
 
@@ -46,7 +47,7 @@ class Command(BaseCommand):
         if key is None:
             raise CommandError(f"no key {wanted!r}")
         try:
-            api_key_revoke(key=key)
+            api_key_revoke(key=key, actor=SYSTEM)
         except VivavoceError as error:
             raise CommandError(error.message) from error
         self.stdout.write(f"{key.id} revoked")

@@ -5,7 +5,7 @@ import sys
 
 from django.core.management.base import BaseCommand
 
-from apps.portal.onboarding import demo_ensure
+from apps.onboarding.services import demo_ensure
 from apps.tenants.bootstrap import prepare
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.apikeys.services import api_key_issue
+from apps.common.actors import SYSTEM
 from apps.common.errors import VivavoceError
-from apps.portal.onboarding import workspace_create
+from apps.onboarding.services import workspace_create
 from apps.tenants.context import bound_public
 from apps.tenants.models import Tenant
 
@@ -33,4 +34,4 @@ class Command(BaseCommand):
                 raise CommandError(error.message) from error
             self.stdout.write(f"{tenant.id}  {tenant.slug}")
             if options["key"]:
-                self.stdout.write(api_key_issue(tenant=tenant, name="first")[1])
+                self.stdout.write(api_key_issue(tenant=tenant, name="first", actor=SYSTEM)[1])

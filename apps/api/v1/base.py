@@ -1,0 +1,214 @@
+"""What all operations of /api/v1 share: who calls, one error shape, cursor paging, Idempotency-Key."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import orjson
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest, HttpResponse
+from ninja import Field, Query, Schema
+from ninja.security import HttpBearer, SessionAuth
+from pydantic import ConfigDict
+
+from apps.accounts.models import Secret
+from apps.apikeys.models import ApiKey, IdempotentAnswer
+from apps.apikeys.services import api_key_authenticate, operator_authenticate
+from apps.common.actors import Actor
+from apps.common.errors import AccountDeactivated, BadRequest, Conflict, InsufficientScope, NotFound
+from apps.teams.oidc import bearer_user
+from apps.teams.permissions import actor_of, operator
+from apps.teams.selectors import membership_in, memberships_of
+from apps.tenants.context import bound_public, rebind
+from apps.tenants.models import Tenant
+from apps.usage.limits import REST, levels_of, limiter
+
+T = TypeVar("T")
+TENANT_HEADER = "X-Vivavoce-Tenant"
+
+
+class Body(Schema):
+    """A request body: unknown keys are refused, so that a misspelt one does not pass unseen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(Schema):
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    fields: dict[str, list[str]] | None = None
+
+
+class ErrorBody(Schema):
+    error: ErrorDetail
+
+
+ERRORS = frozenset({400, 401, 403, 404, 409, 410, 422, 429})
+
+
+def answers(ok: int = 200, schema: Any = None) -> dict:
+    return {ok: schema, ERRORS: ErrorBody}
+
+
+class Page(Schema, Generic[T]):
+    object: str = "list"
+    data: list[T]
+    has_more: bool
+    next: str | None = Field(None, description="give it as `after` for the following page")
+
+
+def page(rows, *, order: str, after: str | None, limit: int) -> dict:
+    """Newest first (or `order` as given), `after` = the last id seen."""
+    name = order.lstrip("-")
+    rows = rows.order_by(order)
+    if after:
+        if "\0" in after:
+            raise BadRequest("after: not a cursor of ours", param="after")
+        last = rows.model.objects.filter(pk=after).values_list(name, flat=True).first()
+        if last is None:
+            raise BadRequest(f"after={after[:60]!r}: not a cursor of ours", param="after")
+        rows = rows.filter(**{f"{name}__lt" if order.startswith("-") else f"{name}__gt": last})
+    found = list(rows[: limit + 1])
+    data, more = found[:limit], len(found) > limit
+    return {"object": "list", "data": data, "has_more": more, "next": str(data[-1].pk) if more else None}
+
+
+def Limit() -> Any:
+    return Query(20, ge=1, le=100)
+
+
+# Who calls
+
+
+def _enter(request: HttpRequest, tenant: Tenant, actor: Actor, key: ApiKey | None) -> Actor:
+    """Count the request, bind the tenant. Raises RateLimited."""
+    request.rate = limiter().spend(levels_of(tenant, key), "requests_per_minute", scope=REST)
+    request.tenant, request.actor = tenant, actor
+    rebind(tenant)
+    return actor
+
+
+class Key(HttpBearer):
+    """`Authorization: Bearer vv_…`, or a JWT of an OpenID provider that is set up here."""
+
+    def authenticate(self, request: HttpRequest, token: str):
+        with bound_public():
+            if token.count(".") == 2:
+                return _member(request, bearer_user(token))
+            principal = api_key_authenticate(secret=token)
+            if principal.ephemeral:
+                raise InsufficientScope("A client secret opens realtime sessions only; use an API key.")
+            key = ApiKey.objects.select_related("tenant").get(pk=principal.key_id)
+            return _enter(request, key.tenant, principal.actor(), key)
+
+
+class Member(SessionAuth):
+    """The portal's own pages: the session cookie, with CSRF protection."""
+
+    def authenticate(self, request: HttpRequest, key):
+        user = super().authenticate(request, key)
+        if user is None:
+            return None
+        with bound_public():
+            return _member(request, user)
+
+
+def _member(request: HttpRequest, user) -> Actor:
+    slug = request.headers.get(TENANT_HEADER, "")
+    if not slug:
+        members = memberships_of(user)
+        if len(members) != 1:
+            raise BadRequest(f"say which workspace with the header {TENANT_HEADER}", param=TENANT_HEADER)
+        member = members[0]
+    else:
+        member = membership_in(user, slug)
+        if member is None:
+            raise NotFound(f"no workspace {slug[:60]!r}")
+    if member.tenant.status != Tenant.Status.ACTIVE:
+        raise AccountDeactivated(f"This workspace is {member.tenant.status}.")
+    return _enter(request, member.tenant, actor_of(member), None)
+
+
+class OperatorKey(HttpBearer):
+    """`Authorization: Bearer vo_…` (`manage.py apikey operator`)."""
+
+    def authenticate(self, request: HttpRequest, token: str):
+        with bound_public():
+            request.actor = operator_authenticate(secret=token)
+        return request.actor
+
+
+class OperatorSession(SessionAuth):
+    def authenticate(self, request: HttpRequest, key):
+        user = super().authenticate(request, key)
+        actor = operator(user) if user else None
+        if actor is None or not actor.can("platform"):
+            return None
+        request.actor = actor
+        return actor
+
+
+def needs(permission: str) -> Callable:
+    """The operation may be called by actors with this permission; services ask again."""
+
+    def decorate(view: Callable) -> Callable:
+        @functools.wraps(view)
+        def wrapped(request: HttpRequest, *args, **kwargs):
+            request.actor.require(permission)
+            return view(request, *args, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def creates(view: Callable) -> Callable:
+    """A creating POST: with an `Idempotency-Key` header a repeat is answered as before and changes nothing.
+
+    Raises Conflict when the same key came with another request.
+    """
+
+    @functools.wraps(view)
+    def wrapped(request: HttpRequest, *args, **kwargs):
+        key = request.headers.get("Idempotency-Key", "")
+        if not key:
+            return view(request, *args, **kwargs)
+        if len(key) > 255 or not key.isprintable():
+            raise BadRequest("Idempotency-Key: at most 255 printable characters", param="Idempotency-Key")
+        actor = getattr(request, "actor", None)
+        tenant = getattr(request, "tenant", None)
+        caller = f"{tenant.id if tenant else ''}/{actor.id if actor else request.META.get('REMOTE_ADDR', '')}"
+        digest = hashlib.sha256(f"{request.method} {request.path}\n".encode() + request.body).hexdigest()
+        return _once(lambda: view(request, *args, **kwargs), caller[:80], key, digest)
+
+    return wrapped
+
+
+def _once(act: Callable, caller: str, key: str, digest: str):
+    try:
+        with transaction.atomic():
+            row = IdempotentAnswer.objects.create(caller=caller, key=key, request=digest)  # a second one at once waits here
+            answer = act()
+            status, value = answer if isinstance(answer, tuple) else (200, answer)
+            value = value.model_dump(mode="json") if isinstance(value, Schema) else value
+            IdempotentAnswer.objects.filter(pk=row.pk).update(status=status, body=Secret.seal(orjson.dumps(value, default=_plain).decode()))
+        return answer
+    except IntegrityError:
+        known = IdempotentAnswer.objects.filter(caller=caller, key=key).first()
+        if known is None:
+            raise
+    if known.request != digest:
+        raise Conflict("this Idempotency-Key was used with another request", param="Idempotency-Key")
+    return HttpResponse(Secret.open(known.body) or "{}", status=known.status, content_type="application/json", headers={"Idempotent-Replayed": "true"})
+
+
+def _plain(value: Any):
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)

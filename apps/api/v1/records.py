@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from ninja import Router
+
+from apps.api.v1.base import Limit, Page, Schema, answers, needs, page
+from apps.audit.services import audit_filter, audit_verify
+from apps.common.errors import NotFound
+from apps.conversations.models import VoiceSession
+from apps.conversations.services import voice_session_end
+from apps.usage.services import usage_totals
+
+router = Router()
+
+
+class SessionOut(Schema):
+    id: str
+    agent_id: str
+    agent_version: int
+    key_id: str
+    model: str
+    client: str
+    state: str
+    opened_at: datetime
+    closed_at: datetime | None
+    close_reason: str
+    session_ms: int
+
+
+class Turn(Schema):
+    turn_id: str
+    response_id: str
+    status: str
+    reason: str
+    segments: list[Any]
+    first_ms: float
+    created_at: datetime
+
+
+class SessionDetail(SessionOut):
+    items: list[dict[str, Any]]
+    turns: list[Turn]
+
+
+class AuditOut(Schema):
+    id: str
+    seq: int
+    at: datetime
+    actor: str
+    key_id: str
+    ip: str
+    request_id: str
+    action: str
+    target: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    previous: str
+    digest: str
+
+
+class Chain(Schema):
+    lines: int
+    ok: bool
+    problem: str
+
+
+def _session(session_id: str) -> VoiceSession:
+    found = None if "\0" in session_id else VoiceSession.objects.filter(pk=session_id).first()
+    if found is None:
+        raise NotFound(f"no session {session_id[:60]!r}")
+    return found
+
+
+@router.get("sessions", response=answers(200, Page[SessionOut]), summary="Sessions, newest first")
+@needs("sessions.read")
+def sessions(request, limit: int = Limit(), after: str | None = None):
+    return 200, page(VoiceSession.objects.all(), order="-opened_at", after=after, limit=limit)
+
+
+@router.get("sessions/{session_id}", response=answers(200, SessionDetail), summary="A session with its items and turns")
+@needs("sessions.read")
+def session(request, session_id: str):
+    row = _session(session_id)
+    items = [i.item for i in row.items.filter(deleted=False).order_by("id")[:1000]]
+    return 200, {**SessionOut.from_orm(row).dict(), "items": items, "turns": list(row.turns.all()[:1000])}
+
+
+@router.post("sessions/{session_id}/end", response=answers(204), summary="End a live session")
+@needs("sessions.end")
+def session_end(request, session_id: str):
+    voice_session_end(session=_session(session_id), actor=request.actor)
+    return 204, None
+
+
+@router.get("usage", response=answers(200, dict[str, int]), summary="What was used, by meter")
+@needs("usage.read")
+def usage(request):
+    return 200, usage_totals()
+
+
+@router.get("audit", response=answers(200, Page[AuditOut]), summary="The audit log, newest first")
+@needs("audit.read")
+def audit(request, limit: int = Limit(), after: str | None = None, action: str = "", actor: str = "", target: str = ""):
+    filters = {n: v.replace("\0", "")[:60] for n, v in (("action", action), ("actor", actor), ("target", target))}
+    return 200, page(audit_filter(**filters), order="-seq", after=after, limit=limit)
+
+
+@router.get("audit/verify", response=answers(200, Chain), summary="Does the hash chain hold?")
+@needs("audit.read")
+def verify(request):
+    lines, problem = audit_verify()
+    return 200, {"lines": lines, "ok": not problem, "problem": problem}

@@ -1,0 +1,28 @@
+"""Names that tenants give us are resolved here, and what leads into our own network is refused (SSRF)."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from apps.common.errors import BadRequest
+
+
+def resolve_public(host: str) -> list[str]:
+    """The addresses of a host name. Raises BadRequest when there are none or any of them is not a public one."""
+    try:
+        found = sorted({info[4][0] for info in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)})
+    except (OSError, UnicodeError) as error:
+        raise BadRequest(f"the host {host[:100]!r} has no address", param="host") from error
+    for address in found:
+        if not is_public(address):
+            raise BadRequest(f"the host {host[:100]!r} is not a public one", param="host")
+    return found
+
+
+def is_public(address: str) -> bool:
+    """Global unicast only; an IPv4 address inside an IPv6 one counts as itself."""
+    value = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(value, ipaddress.IPv6Address):
+        value = value.ipv4_mapped or value.sixtofour or (value.teredo or (None, None))[1] or value
+    return value.is_global and not value.is_multicast

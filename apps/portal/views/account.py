@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from apps.accounts.models import Issuer, User
+from apps.audit.services import audit_record
+from apps.teams.permissions import operator
+from apps.teams.selectors import memberships_of
+
+
+@login_required
+@require_safe
+def account(request: HttpRequest) -> HttpResponse:
+    return render(request, "portal/account.html")
+
+
+@require_safe
+def docs(request: HttpRequest) -> HttpResponse:
+    members = memberships_of(request.user) if request.user.is_authenticated else []
+    return render(request, "portal/docs.html", {"memberships": members, "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime"})
+
+
+def issuers(request: HttpRequest) -> dict:
+    """Context of the sign-in page: the platform's providers."""
+    if not request.path.startswith("/accounts/"):
+        return {}
+    return {"issuers": list(Issuer.objects.filter(tenant=None, active=True))}
+
+
+# Impersonation: an operator sees what a member sees; read only unless asked for, and audited
+
+
+BACKEND = "allauth.account.auth_backends.AuthenticationBackend"
+
+
+@login_required
+@require_POST
+def impersonate(request: HttpRequest, user_id: str) -> HttpResponse:
+    actor = operator(request.user)
+    user = User.objects.filter(pk=user_id, is_active=True, is_superuser=False, is_staff=False).first()
+    if not actor.can("platform") or user is None or "impersonated" in request.session:
+        raise Http404
+    write = request.POST.get("write") == "1"
+    audit_record(actor=actor, action="user.impersonated", target=user.id, after={"write": write})
+    login(request, user, backend=BACKEND)
+    request.session["impersonated"] = {"by": actor.id, "write": write}
+    return redirect("home")
+
+
+@login_required
+@require_POST
+def impersonate_end(request: HttpRequest) -> HttpResponse:
+    by = request.session.get("impersonated", {}).get("by")
+    operator_user = User.objects.filter(pk=by, is_active=True, is_superuser=True).first()
+    if operator_user is None:
+        raise Http404
+    audit_record(actor=operator(operator_user), action="user.impersonation_ended", target=request.user.id)
+    login(request, operator_user, backend=BACKEND)
+    request.session.pop("impersonated", None)
+    messages.success(request, "You are yourself again.")
+    return redirect("admin:index")

@@ -1,0 +1,128 @@
+"""Before a workspace: landing, home, making one, its progress; and its first pages."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from apps.agents.models import Agent
+from apps.apikeys.models import ApiKey
+from apps.apikeys.services import api_key_issue
+from apps.common.errors import VivavoceError
+from apps.conversations.models import VoiceSession
+from apps.onboarding.services import workspace_request
+from apps.portal.forms import NewWorkspace, WorkspaceSettings
+from apps.portal.views.access import in_workspace
+from apps.teams.selectors import membership_in, memberships_of
+from apps.tenants.models import Tenant
+from apps.tenants.services import tenant_close, tenant_reopen, tenant_update
+from apps.usage.limits import limiter, tenant_values
+from apps.usage.services import usage_totals
+
+
+@never_cache
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    """For strangers what this is; for members their workspaces."""
+    if not request.user.is_authenticated:
+        return render(request, "portal/landing.html")
+    memberships = memberships_of(request.user)
+    wanted = request.session.pop("workspace", "")
+    if wanted and not memberships:
+        return _make(request, wanted, "assistant")
+    if not memberships:
+        return redirect("new-workspace")
+    if len(memberships) == 1:
+        return redirect("overview", slug=memberships[0].tenant.slug)
+    return render(request, "portal/home.html", {"memberships": memberships})
+
+
+def _make(request: HttpRequest, name: str, template: str) -> HttpResponse:
+    try:
+        tenant = workspace_request(user=request.user, name=name, template=template)
+    except VivavoceError as error:
+        messages.error(request, error.message)
+        return redirect("new-workspace")
+    return redirect("progress", slug=tenant.slug)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def new_workspace(request: HttpRequest) -> HttpResponse:
+    form = NewWorkspace(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        return _make(request, form.cleaned_data["name"], form.cleaned_data["template"])
+    return render(request, "portal/form.html", {"form": form, "title": "New workspace", "submit": "Create the workspace"})
+
+
+@never_cache
+@login_required
+@require_safe
+def progress(request: HttpRequest, slug: str) -> HttpResponse:
+    """How far a new workspace is; the page asks again by itself."""
+    membership = membership_in(request.user, slug)
+    if membership is None:
+        raise Http404
+    if membership.tenant.status != Tenant.Status.PROVISIONING:
+        return redirect("quickstart", slug=slug)
+    return render(request, "portal/progress.html", {"tenant": membership.tenant})
+
+
+@in_workspace("sessions.read")
+@require_safe
+def overview(request: HttpRequest, tenant) -> HttpResponse:
+    values = tenant_values(tenant)
+    return render(request, "portal/overview.html", {
+        "tenant": tenant, "agents": list(Agent.objects.filter(deleted_at=None).select_related("published")),
+        "sessions": list(VoiceSession.objects.all()[:10]), "usage": usage_totals(), "engines": settings.VOICE_ENGINES,
+        "live": limiter().live(tenant.id), "limits": values,
+        "steps": [("Signed up", "signed_up"), ("First session", "first_session"), ("First answer", "first_answer"), ("Payment method", "payment_method")],
+        "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime", "base_url": settings.GATEWAY_URL + "/v1",
+    })  # fmt: skip
+
+
+@in_workspace("sessions.read", write="keys.write")
+@require_http_methods(["GET", "POST"])
+def quickstart(request: HttpRequest, tenant) -> HttpResponse:
+    """Address and key in snippets; POST makes the key, which is shown once."""
+    secret = None
+    if request.method == "POST":
+        _, secret = api_key_issue(tenant=tenant, name=f"key {ApiKey.objects.filter(tenant=tenant).count() + 1}", actor=request.actor)
+    return render(request, "portal/quickstart.html", {
+        "tenant": tenant, "secret": secret, "key": secret or "vv_…", "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
+    })  # fmt: skip
+
+
+@in_workspace("tenant.read", write="tenant.write")
+@require_http_methods(["GET", "POST"])
+def workspace_settings(request: HttpRequest, tenant) -> HttpResponse:
+    initial = {n: getattr(tenant, n) for n in ("name", "email", "tool_hosts", "allowed_origins")}
+    form = WorkspaceSettings(request.POST or None, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        tenant_update(tenant=tenant, actor=request.actor, **form.cleaned_data)
+        messages.success(request, "Saved.")
+        return redirect("settings", slug=tenant.slug)
+    values = tenant_values(tenant)
+    return render(request, "portal/settings.html", {"tenant": tenant, "form": form, "limits": values, "issuers": list(tenant.issuers.all())})
+
+
+@in_workspace("tenant.own", any_status=True)
+@require_POST
+def workspace_close(request: HttpRequest, tenant) -> HttpResponse:
+    if request.POST.get("confirm", "").strip() != tenant.slug:
+        messages.error(request, f"Type {tenant.slug} to close the workspace.")
+        return redirect("settings", slug=tenant.slug)
+    tenant_close(tenant=tenant, actor=request.actor)
+    return redirect("overview", slug=tenant.slug)
+
+
+@in_workspace("tenant.own", any_status=True)
+@require_POST
+def workspace_reopen(request: HttpRequest, tenant) -> HttpResponse:
+    tenant_reopen(tenant=tenant, actor=request.actor)
+    return redirect("overview", slug=tenant.slug)

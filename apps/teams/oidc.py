@@ -1,0 +1,278 @@
+"""Sign-in by OpenID Connect: mozilla-django-oidc, with what it leaves open closed (aud, iss, expiry, algorithm, match by `sub`).
+
+It stands here and not in accounts because a sign-in also makes memberships. Providers are rows (accounts.Issuer): the platform's, or a
+tenant's own. The library asks for its settings one by one; they are answered from the issuer of the current request.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+import requests
+from allauth.usersessions.models import UserSession
+from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
+from django.db import IntegrityError, transaction
+from django.dispatch import Signal
+from django.utils import timezone
+from mozilla_django_oidc.auth import OIDCAuthenticationBackend
+from mozilla_django_oidc.utils import import_from_settings
+
+from apps.accounts.models import Identity, Issuer, Secret, User
+from apps.audit.services import audit_record
+from apps.common.actors import SYSTEM, Actor
+from apps.common.addresses import resolve_public
+from apps.common.errors import BadRequest, InvalidApiKey
+from apps.teams.models import Membership, Role
+from apps.teams.services import check_role
+from apps.tenants.context import bound
+from apps.tenants.models import Tenant
+
+log = logging.getLogger("vivavoce.oidc")
+TIMEOUT_S = 5
+LEEWAY_S = 30  # between our clock and the provider's
+ALGORITHMS = ("RS256", "ES256")
+SCOPES = "openid email profile"
+CHECK_EVERY = timedelta(seconds=30)  # how often a provider is asked whether somebody still has an account
+
+identity_ended = Signal()  # user=
+_issuer: ContextVar[Issuer | None] = ContextVar("oidc_issuer", default=None)
+
+
+@contextmanager
+def of_issuer(issuer: Issuer) -> Iterator[None]:
+    token = _issuer.set(issuer)
+    try:
+        yield
+    finally:
+        _issuer.reset(token)
+
+
+def answer_setting(attr: str, *args: Any) -> Any:
+    """What mozilla-django-oidc's `get_settings` returns here."""
+    issuer = _issuer.get()
+    ends = issuer.endpoints if issuer else {}
+    ours = {
+        "OIDC_OP_AUTHORIZATION_ENDPOINT": ends.get("authorization", ""), "OIDC_OP_TOKEN_ENDPOINT": ends.get("token", ""),
+        "OIDC_OP_USER_ENDPOINT": ends.get("userinfo", ""), "OIDC_OP_JWKS_ENDPOINT": ends.get("jwks", ""),
+        "OIDC_RP_CLIENT_ID": issuer.client_id if issuer else "", "OIDC_RP_CLIENT_SECRET": Secret.open(issuer.client_secret) if issuer else "",
+        "OIDC_RP_SIGN_ALGO": "RS256", "OIDC_USE_PKCE": True, "OIDC_USE_NONCE": True, "OIDC_TIMEOUT": TIMEOUT_S, "OIDC_STORE_ID_TOKEN": True,
+        "OIDC_RP_SCOPES": SCOPES, "OIDC_AUTHENTICATION_CALLBACK_URL": "oidc-callback", "LOGIN_REDIRECT_URL": "/", "LOGIN_REDIRECT_URL_FAILURE": "/",
+    }  # fmt: skip
+    return ours[attr] if attr in ours else import_from_settings(attr, *args)
+
+
+@functools.lru_cache(256)
+def _keys(url: str) -> jwt.PyJWKClient:
+    """A provider's keys, kept five minutes; an unknown key id asks again, which is how a rotation is noticed."""
+    return jwt.PyJWKClient(url, cache_jwk_set=True, lifespan=300, timeout=TIMEOUT_S)
+
+
+def token_claims(token: str, issuer: Issuer, audience: str | None = None) -> dict[str, Any]:
+    """The claims of a token of that issuer for us. Raises SuspiciousOperation with the reason."""
+    try:
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") not in ALGORITHMS:
+            raise SuspiciousOperation(f"the token is signed with {str(header.get('alg'))[:20]!r}; expected one of {', '.join(ALGORITHMS)}")
+        key = _keys(issuer.endpoints["jwks"]).get_signing_key_from_jwt(token)
+        claims = jwt.decode(token, key, algorithms=list(ALGORITHMS), audience=audience or issuer.client_id, issuer=issuer.issuer, leeway=LEEWAY_S,
+                            options={"require": ["exp", "iat", "sub", "aud", "iss"]})  # fmt: skip
+    except (jwt.PyJWTError, KeyError) as error:
+        raise SuspiciousOperation(f"the provider's token is not valid: {error}") from error
+    if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp") not in (issuer.client_id, None):
+        raise SuspiciousOperation("the provider's token was made for another client")
+    return claims
+
+
+class Backend(OIDCAuthenticationBackend):
+    """Signs in who comes back from a provider. Outside a callback it knows nobody."""
+
+    get_settings = staticmethod(answer_setting)
+
+    def authenticate(self, request, **kwargs):
+        if _issuer.get() is None or "nonce" not in kwargs:
+            return None
+        return super().authenticate(request, **kwargs)
+
+    def get_token(self, payload):
+        self.tokens = super().get_token(payload)
+        return self.tokens
+
+    def verify_token(self, token, **kwargs):
+        claims = token_claims(token, _issuer.get())
+        if not kwargs.get("nonce") or claims.get("nonce") != kwargs["nonce"]:
+            raise SuspiciousOperation("the provider's token carries another nonce")
+        return claims
+
+    def get_or_create_user(self, access_token, id_token, payload):
+        info = self.get_userinfo(access_token, id_token, payload)
+        if info.get("sub") != payload["sub"]:
+            raise SuspiciousOperation("the provider speaks of two different people")
+        refresh = Secret.seal(self.tokens.get("refresh_token") or "")
+        return identity_user(issuer=_issuer.get(), claims={**payload, **info}, signed_in=self.request.user, refresh_token=refresh)
+
+
+@transaction.atomic
+def identity_user(*, issuer: Issuer, claims: dict[str, Any], signed_in: Any, refresh_token: str) -> User:
+    """The user of (issuer, sub), made at their first sign-in with their memberships. Raises SuspiciousOperation.
+
+    An existing account is linked only by the person signed in to it: an address that a provider claims proves nothing about ours.
+    """
+    identity = Identity.objects.select_related("user").filter(issuer=issuer, sub=claims["sub"]).first()
+    if identity is None:
+        email = str(claims.get("email") or "").strip().lower()
+        if not email or claims.get("email_verified") is not True:
+            raise SuspiciousOperation("the provider has not verified your e-mail address")
+        user = User.objects.filter(email__iexact=email).first()
+        if user is not None and not (getattr(signed_in, "is_authenticated", False) and signed_in.pk == user.pk):
+            raise SuspiciousOperation("there is an account with this e-mail already: sign in with its password, then link the provider")
+        if user is None:
+            user = User(email=email, name=str(claims.get("name") or "")[:120])
+            user.set_unusable_password()
+            user.save()
+        identity = Identity.objects.create(user=user, issuer=issuer, sub=claims["sub"])
+        for tenant, role in granted(issuer, claims):
+            Membership.objects.get_or_create(tenant=tenant, user=user, defaults={"role": role})
+            with bound(tenant):
+                audit_record(actor=Actor(user.id), action="member.provisioned", target=user.id, after={"role": role, "issuer": issuer.id})
+    if not identity.user.is_active:
+        raise SuspiciousOperation("this account is switched off")
+    Identity.objects.filter(pk=identity.pk).update(refresh_token=refresh_token, checked_at=timezone.now())
+    return identity.user
+
+
+ORDER = (Role.VIEWER, Role.BILLING, Role.DEVELOPER, Role.ADMIN, Role.OWNER)
+
+
+def granted(issuer: Issuer, claims: dict[str, Any]) -> list[tuple[Tenant, str]]:
+    """(tenant, role) that the claims give: by a tenant's own mapping, or `/<slug>/<role>` groups of the platform's provider."""
+    values = claims.get(issuer.claim) or []
+    values = [values] if isinstance(values, str) else [v for v in values if isinstance(v, str)]
+    if issuer.tenant_id:
+        roles = [r for v in values if (r := issuer.roles.get(v)) in Role.values] or ([issuer.default_role] if issuer.default_role else [])
+        return [(issuer.tenant, max(roles, key=ORDER.index))] if roles else []
+    best: dict[str, str] = {}
+    for value in values:
+        parts = value.strip("/").split("/")
+        if len(parts) == 2 and parts[1] in Role.values and (parts[0] not in best or ORDER.index(parts[1]) > ORDER.index(best[parts[0]])):
+            best[parts[0]] = parts[1]
+    return [(tenant, best[tenant.slug]) for tenant in Tenant.objects.real().filter(slug__in=best)]
+
+
+def bearer_user(token: str) -> User:
+    """The user of a JWT that a known provider made for us. Raises InvalidApiKey."""
+    refused = InvalidApiKey("This token is not valid here.")
+    try:
+        claimed = jwt.decode(token, options={"verify_signature": False}).get("iss")
+    except jwt.PyJWTError:
+        raise refused from None
+    for issuer in Issuer.objects.filter(issuer=claimed if isinstance(claimed, str) else "", active=True):
+        try:
+            claims = token_claims(token, issuer)
+        except SuspiciousOperation:
+            continue
+        found = Identity.objects.select_related("user").filter(issuer=issuer, sub=claims["sub"], user__is_active=True).first()
+        if found:
+            return found.user
+    raise refused
+
+
+# Setting providers up
+
+
+def discover(issuer: str) -> dict[str, str]:
+    """The endpoints from the provider's discovery document. Raises BadRequest."""
+    parts = urlsplit(issuer)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not (local and settings.OIDC_ALLOW_LOCAL):
+        raise BadRequest("the issuer must be an https:// address", param="issuer")
+    try:
+        answer = requests.get(issuer.rstrip("/") + "/.well-known/openid-configuration", timeout=TIMEOUT_S, allow_redirects=False)
+        document = answer.json() if answer.status_code == 200 and len(answer.content) < 200_000 else {}
+    except (requests.RequestException, ValueError) as error:
+        raise BadRequest(f"the issuer does not answer with a discovery document ({type(error).__name__})", param="issuer") from error
+    if not isinstance(document, dict) or document.get("issuer", "").rstrip("/") != issuer.rstrip("/"):
+        raise BadRequest("the discovery document is missing or names another issuer", param="issuer")
+    names = {"authorization": "authorization_endpoint", "token": "token_endpoint", "userinfo": "userinfo_endpoint", "jwks": "jwks_uri",
+             "end_session": "end_session_endpoint"}  # fmt: skip
+    found = {ours: document[theirs] for ours, theirs in names.items() if isinstance(document.get(theirs), str)}
+    if missing := {"authorization", "token", "userinfo", "jwks"} - set(found):
+        raise BadRequest(f"the discovery document lacks {sorted(missing)[0]}", param="issuer")
+    return {**found, "issuer": document["issuer"]}
+
+
+def issuer_save(*, tenant: Tenant | None, actor: Actor, name: str, issuer: str, client_id: str, client_secret: str, claim: str = "groups",
+                roles: dict[str, str] | None = None, default_role: str = "") -> Issuer:  # fmt: skip
+    """Add or change a provider. Raises Forbidden, BadRequest, Conflict."""
+    actor.require("tenant.write" if tenant else "platform", tenant.id if tenant else "")
+    for role in [*(roles or {}).values(), *([default_role] if default_role else [])]:
+        if check_role(role) == Role.OWNER:
+            raise BadRequest("a provider gives no ownership; make owners in the team page", param="roles")
+    if tenant is not None:
+        _public_host(issuer)
+    ends = discover(issuer.strip())
+    values = {"name": name.strip()[:80] or "Single sign-on", "endpoints": ends, "claim": claim[:80] or "groups", "roles": roles or {}, "default_role": default_role}
+    if client_secret:
+        values["client_secret"] = Secret.seal(client_secret)
+    try:
+        with transaction.atomic():
+            row, made = Issuer.objects.update_or_create(issuer=ends["issuer"], client_id=client_id.strip(), tenant=tenant, defaults=values)
+            line = {"actor": actor, "action": "issuer.saved", "target": row.id, "after": {"issuer": row.issuer, "client_id": row.client_id}}
+            if tenant is None:
+                audit_record(**line)
+            else:
+                with bound(tenant):
+                    audit_record(**line)
+    except IntegrityError as error:
+        raise BadRequest("another workspace uses this client of this issuer", param="client_id") from error
+    return row
+
+
+def _public_host(url: str) -> None:
+    """A tenant's own issuer may not lead into the installation's network. Raises BadRequest."""
+    if not settings.OIDC_ALLOW_LOCAL:
+        resolve_public(urlsplit(url).hostname or "")
+
+
+# Accounts that end
+
+
+def identities_check() -> int:
+    """Ask providers whether those with a live session or a key still have an account; what a provider refuses ends here. Returns how many."""
+    ended = 0
+    due = Identity.objects.select_related("user", "issuer").exclude(refresh_token="").filter(checked_at__lt=timezone.now() - CHECK_EVERY, user__is_active=True)
+    for identity in due.order_by("checked_at")[:500]:
+        issuer = identity.issuer
+        form = {"grant_type": "refresh_token", "refresh_token": Secret.open(identity.refresh_token), "client_id": issuer.client_id,
+                "client_secret": Secret.open(issuer.client_secret)}  # fmt: skip
+        try:
+            answer = requests.post(issuer.endpoints["token"], data=form, timeout=TIMEOUT_S)
+            body = answer.json() if answer.content else {}
+        except (requests.RequestException, ValueError) as error:
+            log.warning("issuer %s does not answer (%s)", issuer.id, type(error).__name__)
+            continue
+        if answer.status_code == 200:
+            token = body.get("refresh_token")
+            Identity.objects.filter(pk=identity.pk).update(checked_at=timezone.now(), **({"refresh_token": Secret.seal(token)} if token else {}))
+        elif answer.status_code in (400, 401) and body.get("error") in ("invalid_grant", "unauthorized_client"):
+            identity_end(identity)
+            ended += 1
+    return ended
+
+
+def identity_end(identity: Identity) -> None:
+    """The provider knows this account no more: sign out everywhere. Who listens to `identity_ended` ends what they made (keys)."""
+    with transaction.atomic():
+        Identity.objects.filter(pk=identity.pk).update(refresh_token="")
+        for session in UserSession.objects.filter(user=identity.user):
+            session.end()
+        audit_record(actor=SYSTEM, action="identity.ended", target=identity.user_id, after={"issuer": identity.issuer_id})
+        identity_ended.send(sender=Identity, user=identity.user)

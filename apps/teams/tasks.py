@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from celery import shared_task
+
+from apps.teams.oidc import identities_check
+
+
+@shared_task(name="teams.identities_check")
+def check() -> None:
+    identities_check()

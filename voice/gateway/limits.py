@@ -1,0 +1,86 @@
+"""The gateway's side of limits: places of live sessions, what a turn may spend, and a patrol that reads standings anew.
+
+Every PATROL_S one query tells for all keys with a live session whether they may go on and under which limits: a changed limit
+counts within seconds, and a revoked key ends its sessions even when the message about it was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.db import Error as DatabaseError
+
+from apps.apikeys.services import Principal
+from apps.common.errors import RateLimited
+from apps.tenants.context import in_public
+from apps.usage.limits import Level, Standing, Window, limiter, standings
+
+log = logging.getLogger("voice.limits")
+PATROL_S = 3.0
+WORDS = {"account_deactivated": "This workspace is not active.", "invalid_api_key": "The API key is no longer valid."}
+
+
+@dataclass(eq=False)
+class Place:
+    """A live session: whose it is, and how to end it."""
+
+    session_id: str
+    principal: Principal
+    levels: tuple[Level, ...]
+    end: Callable[[str, str], None]
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        return self.principal.tenant.tenant_id, self.principal.key_id
+
+    async def spend(self, name: str, cost: int = 1) -> Window | None:
+        """Raises RateLimited, InsufficientQuota."""
+        return await asyncio.to_thread(limiter().spend, self.levels, name, cost)
+
+    async def check(self, name: str) -> Window | None:
+        return await asyncio.to_thread(limiter().check, self.levels, name)
+
+    async def count(self, name: str, cost: int) -> None:
+        await asyncio.to_thread(limiter().count, self.levels, name, cost)
+
+
+class Patrol:
+    def __init__(self) -> None:
+        self._places: set[Place] = set()
+        self._task: asyncio.Task | None = None
+
+    async def enter(self, place: Place) -> None:
+        """Raises SessionLimitReached."""
+        await asyncio.to_thread(limiter().enter, place.levels, place.session_id)
+        self._places.add(place)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._walk(), name="patrol")
+
+    async def leave(self, place: Place) -> None:
+        self._places.discard(place)
+        await asyncio.to_thread(limiter().leave, place.levels, place.session_id)
+
+    async def _walk(self) -> None:
+        while self._places:
+            await asyncio.sleep(PATROL_S)
+            try:
+                await self._look()
+            except (DatabaseError, OSError) as error:
+                log.warning("patrol: %s; limits stay as they were", type(error).__name__)
+
+    async def _look(self) -> None:
+        places = list(self._places)
+        found: dict[tuple[str, str], Standing] = await in_public(standings, sorted({p.owner for p in places}))
+        for place in places:
+            standing = found[place.owner]
+            if standing.refused:
+                place.end(standing.refused, WORDS[standing.refused])
+            else:
+                place.levels = standing.levels
+        await asyncio.to_thread(limiter().hold, {p.session_id: p.levels for p in self._places})
+
+
+patrol = Patrol()
