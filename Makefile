@@ -28,6 +28,7 @@ $(VENV)/.run: requirements.txt | $(PY)
 	@touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.run
+	@sh tests/browser/install.sh
 	@echo "Installing test requirements …"
 	@$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -r requirements/test.txt
 	@touch $@

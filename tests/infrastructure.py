@@ -85,7 +85,7 @@ class Stack:
         if not self.portal_url:
             port = free_port()
             self.portal_url = f"http://127.0.0.1:{port}"
-            self.run(processes.portal(port))
+            self.run(processes.portal(port), GATEWAY_URL=self.base_url, GATEWAY_WS_URL=self.ws_url, PORTAL_URL=self.portal_url)
             self.wait(f"{self.portal_url}/health")
         return self.portal_url
 

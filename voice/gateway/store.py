@@ -18,9 +18,9 @@ from typing import Any
 from django.db import DataError, IntegrityError, transaction
 from django.db import Error as DatabaseError
 
-from apps.conversations.services import item_save, voice_session_open
+from apps.conversations.services import item_save
 from apps.tenants.context import Bound, in_tenant
-from apps.usage.services import session_end, turn_record
+from apps.usage.services import session_end, session_open, turn_record
 from voice.core.effects import RecordTurn, SaveItem
 
 log = logging.getLogger("voice.store")
@@ -41,7 +41,7 @@ class Store:
         self._task = asyncio.create_task(self._write(), name=f"store {session_id}")
 
     def open(self, **fields: Any) -> None:
-        self._put(functools.partial(voice_session_open, session_id=self._session_id, **fields))
+        self._put(functools.partial(session_open, session_id=self._session_id, **fields))
 
     def save_item(self, effect: SaveItem) -> None:
         self._put(functools.partial(item_save, session_id=self._session_id, item=effect.item, previous_item_id=effect.previous_item_id,

@@ -1,7 +1,5 @@
 """For operators, with an operator key or a superuser's session."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from ninja import Field, Router

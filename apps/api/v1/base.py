@@ -1,17 +1,20 @@
-"""What all operations of /api/v1 share: who calls, one error shape, cursor paging, Idempotency-Key."""
+"""What all operations of /api/v1 share: who calls, one error shape, cursor paging, Idempotency-Key.
+
+The modules of operations keep their annotations as objects (no `from __future__ import annotations`): django-ninja reads them through our decorators.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-import orjson
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from ninja import Field, Query, Schema
+from ninja.responses import NinjaJSONEncoder
 from ninja.security import HttpBearer, SessionAuth
 from pydantic import ConfigDict
 
@@ -23,7 +26,7 @@ from apps.common.errors import AccountDeactivated, BadRequest, Conflict, Insuffi
 from apps.teams.oidc import bearer_user
 from apps.teams.permissions import actor_of, operator
 from apps.teams.selectors import membership_in, memberships_of
-from apps.tenants.context import bound_public, rebind
+from apps.tenants.context import rebind
 from apps.tenants.models import Tenant
 from apps.usage.limits import REST, levels_of, limiter
 
@@ -98,14 +101,13 @@ class Key(HttpBearer):
     """`Authorization: Bearer vv_…`, or a JWT of an OpenID provider that is set up here."""
 
     def authenticate(self, request: HttpRequest, token: str):
-        with bound_public():
-            if token.count(".") == 2:
-                return _member(request, bearer_user(token))
-            principal = api_key_authenticate(secret=token)
-            if principal.ephemeral:
-                raise InsufficientScope("A client secret opens realtime sessions only; use an API key.")
-            key = ApiKey.objects.select_related("tenant").get(pk=principal.key_id)
-            return _enter(request, key.tenant, principal.actor(), key)
+        if token.count(".") == 2:
+            return _member(request, bearer_user(token))
+        principal = api_key_authenticate(secret=token)
+        if principal.ephemeral:
+            raise InsufficientScope("A client secret opens realtime sessions only; use an API key.")
+        key = ApiKey.objects.select_related("tenant").get(pk=principal.key_id)
+        return _enter(request, key.tenant, principal.actor(), key)
 
 
 class Member(SessionAuth):
@@ -115,8 +117,7 @@ class Member(SessionAuth):
         user = super().authenticate(request, key)
         if user is None:
             return None
-        with bound_public():
-            return _member(request, user)
+        return _member(request, user)
 
 
 def _member(request: HttpRequest, user) -> Actor:
@@ -139,8 +140,7 @@ class OperatorKey(HttpBearer):
     """`Authorization: Bearer vo_…` (`manage.py apikey operator`)."""
 
     def authenticate(self, request: HttpRequest, token: str):
-        with bound_public():
-            request.actor = operator_authenticate(secret=token)
+        request.actor = operator_authenticate(secret=token)
         return request.actor
 
 
@@ -196,8 +196,8 @@ def _once(act: Callable, caller: str, key: str, digest: str):
             row = IdempotentAnswer.objects.create(caller=caller, key=key, request=digest)  # a second one at once waits here
             answer = act()
             status, value = answer if isinstance(answer, tuple) else (200, answer)
-            value = value.model_dump(mode="json") if isinstance(value, Schema) else value
-            IdempotentAnswer.objects.filter(pk=row.pk).update(status=status, body=Secret.seal(orjson.dumps(value, default=_plain).decode()))
+            value = value.model_dump() if isinstance(value, Schema) else value
+            IdempotentAnswer.objects.filter(pk=row.pk).update(status=status, body=Secret.seal(json.dumps(value, cls=NinjaJSONEncoder)))
         return answer
     except IntegrityError:
         known = IdempotentAnswer.objects.filter(caller=caller, key=key).first()
@@ -206,9 +206,3 @@ def _once(act: Callable, caller: str, key: str, digest: str):
     if known.request != digest:
         raise Conflict("this Idempotency-Key was used with another request", param="Idempotency-Key")
     return HttpResponse(Secret.open(known.body) or "{}", status=known.status, content_type="application/json", headers={"Idempotent-Replayed": "true"})
-
-
-def _plain(value: Any):
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(type(value).__name__)
