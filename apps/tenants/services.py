@@ -47,7 +47,7 @@ def tenant_reserve(*, name: str, slug: str | None = None, email: str = "") -> Te
         try:
             with transaction.atomic():
                 tenant.save(force_insert=True)
-        except IntegrityError as error:
+        except (IntegrityError, ValidationError) as error:  # django-tenants looks first and says it as a ValidationError
             raise Conflict(f"the workspace name {slug!r} is taken", param="slug") from error
     return tenant
 

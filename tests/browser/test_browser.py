@@ -138,7 +138,9 @@ def test_axe_finds_nothing(browser, portal, furnished, scheme, width):
         for violation in result.response["violations"]:
             found.setdefault(f"{violation['id']}: {violation['help']}", []).append(f"/{path} {violation['nodes'][0]['html'][:160]}")
         if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
-            found.setdefault("the page is wider than the screen", []).append(path)
+            culprits = page.evaluate("""[...document.querySelectorAll('main *, header *')].filter(e => !e.closest('.scroll, pre, .hidden')
+                && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120)).slice(0, 3)""")
+            found.setdefault("the page is wider than the screen", []).append(f"/{path} {culprits}")
 
     for path in PUBLIC[:-1] + (invitation,):
         look(path)
