@@ -1,0 +1,192 @@
+"""Sign-in with a real OpenID provider in a process of its own, over HTTP; and every token that must not do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from urllib.parse import urlsplit
+
+import jwt
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
+from django.core.exceptions import SuspiciousOperation
+from django.test import Client
+
+from apps.accounts.models import Identity, Issuer, Secret, User
+from apps.apikeys.models import ApiKey
+from apps.apikeys.services import api_key_issue
+from apps.common.actors import SYSTEM, Actor
+from apps.common.errors import BadRequest
+from apps.common.launch.servers import die_with_parent, free_port
+from apps.onboarding.services import workspace_create
+from apps.teams import oidc
+from apps.teams.models import Membership
+from apps.teams.permissions import PERMISSIONS
+from apps.tenants.context import bound_public
+from apps.tenants.models import Tenant
+
+
+@pytest.fixture(scope="module")
+def provider(database, tmp_path_factory):
+    """Address of the provider, and its folder."""
+    folder, port = tmp_path_factory.mktemp("idp"), free_port()
+    command = [sys.executable, "-m", "tools.identity_provider", str(folder), "--port", str(port), "--redirect", "http://testserver/oidc/callback/"]
+    process = subprocess.Popen(command, preexec_fn=die_with_parent())
+    url, until = f"http://localhost:{port}/realms/vivavoce", time.monotonic() + 60
+    while True:
+        try:
+            requests.get(f"{url}/.well-known/openid-configuration", timeout=2).raise_for_status()
+            break
+        except requests.RequestException:
+            assert process.poll() is None and time.monotonic() < until, "the provider did not come up"
+            time.sleep(0.2)
+    yield url, folder
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def issuer(provider):
+    """The platform's provider, with the workspace its groups name."""
+    with bound_public():
+        Tenant.objects.filter(slug="demo").exists() or workspace_create(name="Demo", slug="demo")
+        yield oidc.issuer_save(tenant=None, actor=SYSTEM, name="Realm", issuer=provider[0], client_id="voice-portal", client_secret="portal-secret-for-tests")
+
+
+def sign_in(issuer: Issuer, name: str, client: Client | None = None, next: str = ""):
+    """Through the provider's own login form: (client, the portal's answer to the callback)."""
+    client, browser = client or Client(), requests.Session()
+    begun = client.get(f"/oidc/{issuer.id}", {"next": next} if next else {})
+    form = browser.get(begun["Location"], timeout=10)
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.text)[1]
+    answer = browser.post(form.url, data={"username": name, "password": f"{name}-password", "csrfmiddlewaretoken": token}, timeout=10, allow_redirects=False)
+    while not answer.headers["Location"].startswith("http://testserver/"):
+        base = f"{urlsplit(form.url).scheme}://{urlsplit(form.url).netloc}"
+        answer = browser.get(answer.headers["Location"] if "://" in answer.headers["Location"] else base + answer.headers["Location"], timeout=10, allow_redirects=False)
+    back = answer.headers["Location"].removeprefix("http://testserver")
+    return client, client.get(back), back
+
+
+def test_the_first_sign_in_makes_user_and_membership_and_the_second_finds_them(issuer):
+    client, answer, back = sign_in(issuer, "developer")
+    assert answer.status_code == 302 and answer["Location"] == "/"
+    user = User.objects.get(email="developer@example.org")
+    assert Membership.objects.get(user=user, tenant__slug="demo").role == "developer"
+    assert client.get("/t/demo/").status_code == 200 and client.get("/t/demo/audit").status_code == 404
+    assert client.get(back).status_code == 400  # the same answer twice
+    sign_in(issuer, "developer")
+    assert Identity.objects.filter(user=user).count() == 1 and not user.has_usable_password()
+    out = client.post("/accounts/logout/")
+    assert out["Location"].startswith(issuer.endpoints["end_session"]) and "id_token_hint=" in out["Location"]
+    assert client.get("/t/demo/").status_code == 302
+    assert requests.get(out["Location"], timeout=10, allow_redirects=False).status_code in (200, 302)
+
+
+def test_a_foreign_next_is_not_followed(issuer):
+    assert sign_in(issuer, "viewer", next="https://evil.example/")[1]["Location"] == "/"
+
+
+def test_an_account_of_ours_is_not_taken_over_by_its_address(issuer):
+    """Only who is signed in to it links it."""
+    ours = User.objects.create_user("billing@example.org", "a-long-password-7")
+    _, answer, _ = sign_in(issuer, "billing")
+    assert answer.status_code == 400 and not Identity.objects.filter(user=ours).exists()
+    client = Client()
+    client.force_login(ours, backend="allauth.account.auth_backends.AuthenticationBackend")
+    assert sign_in(issuer, "billing", client)[1].status_code == 302 and Identity.objects.filter(user=ours).exists()
+
+
+def test_an_unverified_address_is_refused(issuer):
+    assert sign_in(issuer, "unverified")[1].status_code == 400 and not User.objects.filter(email="unverified@example.org").exists()
+
+
+def test_a_wrong_state_is_refused(issuer):
+    client = Client()
+    client.get(f"/oidc/{issuer.id}")
+    for query in ({"state": "x" * 32, "code": "y"}, {"code": "y"}, {}, {"state": "", "error": "access_denied"}):
+        answer = client.get("/oidc/callback/", query)
+        assert answer.status_code == 400 and b"not signed in" in answer.content
+
+
+@pytest.fixture
+def signed(issuer, provider):
+    """Tokens signed with the provider's own key: signed(claims changed) -> token."""
+    key = (provider[1] / "signing.pem").read_bytes()
+    kid = requests.get(issuer.endpoints["jwks"], timeout=5).json()["keys"][0]["kid"]
+    now = int(time.time())
+
+    def make(algorithm="RS256", with_key=key, header=None, **changes):
+        claims = {"iss": issuer.issuer, "aud": issuer.client_id, "sub": "s", "iat": now, "exp": now + 60, "nonce": "n", **changes}
+        return jwt.encode({k: v for k, v in claims.items() if v is not None}, with_key, algorithm=algorithm, headers={"kid": kid, **(header or {})})
+
+    return make
+
+
+def test_every_wrong_token_is_refused(issuer, signed):
+    assert oidc.token_claims(signed(), issuer)["sub"] == "s"
+    other = rsa.generate_private_key(65537, 2048)
+    wrong = {
+        "audience": signed(aud="another"), "issuer": signed(iss="https://evil.example"), "expired": signed(exp=int(time.time()) - 3600),
+        "no expiry": signed(exp=None), "no subject": signed(sub=None), "key": signed(with_key=other), "key id": signed(header={"kid": "unknown"}),
+        "none": signed(algorithm="none", with_key=None), "HS256": signed(algorithm="HS256", with_key="x" * 40),
+        "other client": signed(aud=[issuer.client_id, "b"], azp="b"), "garbage": "a.b.c",
+    }  # fmt: skip
+    for name, token in wrong.items():
+        with pytest.raises(SuspiciousOperation):
+            oidc.token_claims(token, issuer)
+            pytest.fail(name)
+    with oidc.of_issuer(issuer):
+        backend = oidc.Backend()
+        assert backend.verify_token(signed(), nonce="n")
+        for nonce in ("m", "", None):
+            with pytest.raises(SuspiciousOperation):
+                backend.verify_token(signed(), nonce=nonce)
+
+
+def test_a_bearer_token_of_the_provider_opens_the_api(issuer, signed):
+    user = User.objects.create_user(f"jwt-{time.time_ns()}@example.org")
+    sub = f"sub-{time.time_ns()}"
+    Identity.objects.create(user=user, issuer=issuer, sub=sub)
+    Membership.objects.create(user=user, tenant=Tenant.objects.get(slug="demo"), role="viewer")
+
+    def ask(token):
+        return Client().get("/api/v1/me", headers={"authorization": f"Bearer {token}"})
+
+    assert ask(signed(sub=sub)).json()["permissions"] == sorted(PERMISSIONS["viewer"])
+    assert ask(signed(sub=sub, aud="other")).status_code == 401 and ask(signed(sub="nobody")).status_code == 401
+
+
+def test_who_is_switched_off_at_the_provider_is_out_within_a_minute(issuer, provider):
+    client, _, _ = sign_in(issuer, "admin")
+    user = User.objects.get(email="admin@example.org")
+    actor = Actor(user.id, frozenset(PERMISSIONS["admin"]))
+    key, _ = api_key_issue(tenant=Tenant.objects.get(slug="demo"), name="of admin", actor=actor)
+    assert client.get("/t/demo/").status_code == 200
+    Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
+    oidc.identities_check()
+    assert client.get("/t/demo/").status_code == 200  # still there: the refresh token was good
+    import sqlite3
+
+    with sqlite3.connect(provider[1] / "provider.sqlite3") as database:
+        database.execute("UPDATE auth_user SET is_active = 0 WHERE username = 'admin'")
+    Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
+    assert oidc.identities_check() >= 1
+    assert client.get("/t/demo/").status_code == 302
+    assert ApiKey.objects.get(pk=key.pk).revoked_at is not None
+
+
+def test_a_workspace_brings_its_own_provider(issuer, provider):
+    tenant = workspace_create(name="Own", slug=f"own-{time.time_ns() % 10**9}")
+    owner = Actor("usr_x", frozenset(PERMISSIONS["owner"]), tenant.id)
+    with pytest.raises(BadRequest):  # nobody becomes owner by a claim
+        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider[0], client_id="c", client_secret="s", roles={"/a": "owner"})
+    with pytest.raises(BadRequest):
+        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer="http://example.com", client_id="c", client_secret="s")
+    with pytest.raises(BadRequest):  # the platform's client
+        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider[0], client_id="voice-portal", client_secret="s")
+    row = oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider[0], client_id="own", client_secret="s", roles={"/staff": "developer"})
+    assert oidc.granted(row, {"groups": ["/staff", "/demo/owner"]}) == [(tenant, "developer")] and oidc.granted(row, {"groups": ["/x"]}) == []
+    assert Secret.open(row.client_secret) == "s" and "s" != row.client_secret
