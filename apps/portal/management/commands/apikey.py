@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from apps.apikeys.models import ApiKey
-from apps.apikeys.services import DEFAULT_SCOPES, SCOPES, api_key_issue, api_key_revoke
+from apps.apikeys.services import DEFAULT_SCOPES, SCOPES, api_key_issue, api_key_revoke, operator_key_issue
 from apps.common.actors import SYSTEM
 from apps.common.errors import VivavoceError
 from apps.tenants.context import bound_public
@@ -14,7 +14,7 @@ from apps.tenants.models import Tenant
 
 
 class Command(BaseCommand):
-    help = "API keys: `apikey create TENANT [--name N] [--scope S …] [--days D]`, `apikey revoke KEY_ID_OR_PREFIX`."
+    help = "API keys: `apikey create TENANT [--name N] [--scope S …] [--days D]`, `apikey operator [--name N]`, `apikey revoke KEY_ID_OR_PREFIX`."
 
     def add_arguments(self, parser):
         actions = parser.add_subparsers(dest="action", required=True)
@@ -23,6 +23,8 @@ class Command(BaseCommand):
         create.add_argument("--name", default="command line")
         create.add_argument("--scope", action="append", choices=SCOPES)
         create.add_argument("--days", type=int)
+        operator = actions.add_parser("operator", help="a key for /api/v1/admin")
+        operator.add_argument("--name", default="command line")
         revoke = actions.add_parser("revoke")
         revoke.add_argument("key", help="key_… id, or the eight characters after vv_")
 
@@ -38,6 +40,11 @@ class Command(BaseCommand):
         expires = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
         scopes = tuple(options["scope"] or DEFAULT_SCOPES)
         key, secret = api_key_issue(tenant=tenant, name=options["name"], scopes=scopes, expires_at=expires, actor=SYSTEM)
+        self.stdout.write(f"{key.id}\n{secret}")
+        self.stderr.write("Write it down: it is not shown again.")
+
+    def operator(self, options):
+        key, secret = operator_key_issue(name=options["name"], actor=SYSTEM)
         self.stdout.write(f"{key.id}\n{secret}")
         self.stderr.write("Write it down: it is not shown again.")
 
