@@ -1,4 +1,4 @@
-"""Five measurements in one run, each beside what it is compared with; prints one table and writes var/reports/bench.json."""
+"""Six measurements in one run, each beside what it is compared with; prints one table and writes var/reports/bench.json."""
 
 from __future__ import annotations
 
@@ -246,12 +246,41 @@ class Bench:
             cpu, echoes = self.load(self.stack.realtime, pid, count, 5 if self.quick else 15, 40, echo=True)
             self.row(f"{count} live sessions, echo p50 / p99", f"{p(echoes, 50):.1f} / {p(echoes, 99):.1f} ms", f"{cpu * count / 10:.0f} % of a core", "", "")
 
+    # 6 tenants
+
+    def tenants(self) -> None:
+        """200 workspaces: what one more costs to make, and to connect to, beside the first five."""
+        from tests.e2e.client import Client
+
+        async def connecting(own) -> float:
+            began = time.perf_counter()
+            client = await Client.connect(self.stack.realtime, own[1])
+            spent = (time.perf_counter() - began) * 1000
+            await client.close()
+            return spent
+
+        async def measure(owns) -> float:
+            for own in owns[:2]:
+                await connecting(own)
+            return statistics.median([await connecting(owns[i % len(owns)]) for i in range(60)])
+
+        made, times = [], []
+        for count in range(20 if self.quick else 200):
+            began = time.perf_counter()
+            made.append(self.stack.new_tenant(f"many{count}"))
+            times.append(time.perf_counter() - began)
+            if count == 4:
+                few = asyncio.run(measure(made))
+        many = asyncio.run(measure(made))
+        self.row(f"making {len(made)} workspaces, each p50 / p95", f"{p(times, 50):.2f} / {p(times, 95):.2f} s", "", "", "p95 <= 2 s")
+        self.row(f"connecting with {len(made)} workspaces", f"{many:.1f} ms", f"{few:.1f} ms (with 5)", f"{many / few:.2f}x", "<= 1.1x")
+
     def run(self) -> int:
         say("starting the product …")
         self.start()
         try:
             for name, step in (("voice to voice", self.voice_to_voice), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
-                               ("cancel", self.cancel), ("sessions", self.sessions)):  # fmt: skip
+                               ("cancel", self.cancel), ("sessions", self.sessions), ("tenants", self.tenants)):  # fmt: skip
                 if self.only not in name:
                     continue
                 say(f"{name} …")
