@@ -10,10 +10,11 @@ import pytest
 from asgiref.sync import sync_to_async
 from openai import AsyncOpenAI
 
+from apps.agents.models import Agent
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_issue, api_key_revoke
 from apps.common.actors import SYSTEM
-from apps.tenants.context import bound_public
+from apps.tenants.context import bound, bound_public
 from apps.tenants.models import Tenant
 from apps.tenants.services import tenant_override, tenant_suspend
 from tests.e2e.client import Client, Refused
@@ -188,3 +189,29 @@ async def test_origins_of_a_key(stack, own):
     with pytest.raises(Refused) as refused:
         await Client.connect(stack.realtime, secret, origin="https://evil.example.com")
     assert refused.value.status == 403 and refused.value.code == "origin_not_allowed"
+
+
+@pytest.fixture
+def other(stack):
+    """(key, agent) of somebody else."""
+    tenant, key = stack.new_tenant("others")
+    with bound(tenant):
+        return key, Agent.objects.values_list("id", flat=True).get()
+
+
+async def test_ids_of_others_are_unknown_on_the_socket(stack, own, other):
+    """Items, agents and prompts of another workspace: as if they did not exist."""
+    key, theirs = other
+    async with await Client.connect(stack.realtime, key) as foreign:
+        await foreign.send("conversation.item.create", item={"id": "item_theirs", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "secret"}]})
+        await foreign.wait("conversation.item.done")
+        async with await Client.connect(stack.realtime, own[1]) as client:
+            for event in ("retrieve", "delete", "truncate"):
+                more = {"content_index": 0, "audio_end_ms": 0} if event == "truncate" else {}
+                await client.send(f"conversation.item.{event}", item_id="item_theirs", **more)
+                error = await client.error()
+                assert error["code"] == f"item_{event}_invalid_item_id" and "secret" not in str(error)
+    with pytest.raises(Refused) as refused:
+        await Client.connect(stack.realtime, own[1], f"assistant={theirs}")
+    assert refused.value.status == 404
+    assert mint(stack, own[1], session={"type": "realtime", "prompt": {"id": theirs}}).status_code == 404
