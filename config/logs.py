@@ -10,7 +10,7 @@ import sys
 import structlog
 
 _SECRETS = re.compile(
-    r"(vv_[A-Za-z0-9]{8})[A-Za-z0-9]{20,}|(access_token=)[^&\s\"']+|(openai-insecure-api-key\.)[^\s,\"']+|(Bearer\s+)\S+|(://[^:/@\s]*:)[^@/\s]+(?=@)",
+    r"(/invitations/)[^\s\"']{20,}|((?:vv|vo|ek)_[A-Za-z0-9]{8})[A-Za-z0-9]{20,}|(access_token=)[^&\s\"']+|(openai-insecure-api-key\.)[^\s,\"']+|(Bearer\s+)\S+|(://[^:/@\s]*:)[^@/\s]+(?=@)",
     re.IGNORECASE,
 )
 

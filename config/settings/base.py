@@ -203,7 +203,7 @@ VOICE_ENGINE_NAMES = {stage: sorted(p.stem for p in (ROOT / "voice" / "engines" 
 ROTATION_GRACE_SECONDS = envint("ROTATION_GRACE_SECONDS", 24 * 3600)  # a rotated key works for so long
 # What a tenant may use unless its plan or an operator says otherwise, and what all of them may together; an absent name is no limit.
 LIMITS = {
-    "requests_per_minute": envint("LIMIT_REQUESTS_PER_MINUTE", 600), "tokens_per_minute": envint("LIMIT_TOKENS_PER_MINUTE", 1_000_000),
+    "requests_per_minute": envint("LIMIT_REQUESTS_PER_MINUTE", 6000), "tokens_per_minute": envint("LIMIT_TOKENS_PER_MINUTE", 1_000_000),
     "concurrent_sessions": envint("LIMIT_CONCURRENT_SESSIONS", 100), "audio_minutes_per_day": envint("LIMIT_AUDIO_MINUTES_PER_DAY", 100_000),
 }  # fmt: skip
 GLOBAL_LIMITS = {name: value for name in LIMITS if (value := envint(f"GLOBAL_LIMIT_{name.upper()}", 0))}

@@ -67,7 +67,7 @@ async def test_revoked_expired_and_suspended(stack):
     async with Client(stack.realtime, secret) as client:
         key = await in_public(lambda: ApiKey.objects.get(tenant=tenant, name="test"))
         began = time.monotonic()
-        await in_public(api_key_revoke, key=key)
+        await in_public(api_key_revoke, key=key, actor=SYSTEM)
         assert (await client.error())["code"] == "invalid_api_key"
         with pytest.raises(ConnectionClosed) as closed:
             await client.next()
@@ -75,7 +75,7 @@ async def test_revoked_expired_and_suspended(stack):
     assert await refused(stack.realtime, additional_headers=header) == (401, "invalid_api_key")
     fresh = (await in_public(lambda: api_key_issue(tenant=tenant, name="new", actor=SYSTEM)))[1]
     async with Client(stack.realtime, fresh) as client:
-        await in_public(tenant_suspend, tenant=tenant, reason="unpaid")
+        await in_public(tenant_suspend, tenant=tenant, reason="unpaid", actor=SYSTEM)
         assert (await client.error())["code"] == "account_deactivated"
     assert await refused(stack.realtime, additional_headers={"Authorization": f"Bearer {fresh}"}) == (403, "account_deactivated")
 

@@ -55,7 +55,7 @@ def test_the_compose_file_brings_every_process_on_its_port():
     services = yaml.safe_load((ROOT / "docker-compose.test.yml").read_text())["services"]
     assert {"postgres", "redis", "gateway", "portal", "stt", "llm", "tts", "default"} <= set(services)
     ports = {name: s["ports"][0].split(":")[0] for name, s in services.items() if "ports" in s}
-    assert ports == {"postgres": "15432", "redis": "16379", "gateway": "25000", "portal": "28000"}
+    assert ports == {"postgres": "15432", "redis": "16379", "gateway": "25000", "portal": "28000", "keycloak": "18080"}
     for name in ("stt", "llm", "tts"):
         assert f"-Q {name} " in services[name]["command"] and "config.workers:app" in services[name]["command"]
 
@@ -69,6 +69,6 @@ def test_models_are_listed():
 
 def test_logs_are_redacted():
     key = "vv_abcdefgh" + "x" * 49
-    for line in (f"GET /v1/realtime?access_token={key}&a=1", f"Bearer {key}", f"protocols realtime, openai-insecure-api-key.{key}", f"key {key}"):
+    for line in (f"GET /v1/realtime?access_token={key}&a=1", f"Bearer {key}", f"protocols realtime, openai-insecure-api-key.{key}", f"key {key}", f"key {key.replace('vv_', 'ek_')}", f"key {key.replace('vv_', 'vo_')}", f"Not Found: /invitations/{key}"):
         assert "xxxx" not in redact(line)
     assert redact("redis://:secretword@127.0.0.1/0") == "redis://:…@127.0.0.1/0"
