@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.db import models
-
+from django.utils import timezone
 
 
 class Meter(models.TextChoices):
@@ -10,21 +10,40 @@ class Meter(models.TextChoices):
     TOKENS_IN = "tokens_in"
     TOKENS_OUT = "tokens_out"
     SESSION_MS = "session_ms"
+    CHARACTERS = "characters"  # spoken by REST calls
+    REQUESTS = "requests"  # REST calls
 
 
-class UsageEntry(models.Model):
-    """The ledger: integer units, append-only (the database refuses update and delete). Tenant schema."""
+class Entry(models.Model):
+    """What one turn used of one meter, in whole units."""
 
-    session_id = models.CharField(max_length=64)
+    session_id = models.CharField(max_length=64)  # sess_…, or req_… of a REST call
     turn_id = models.CharField(max_length=64, blank=True)  # "" for what belongs to the whole session
     meter = models.CharField(max_length=24, choices=Meter.choices)
     quantity = models.PositiveBigIntegerField()
-    at = models.DateTimeField(auto_now_add=True, db_index=True)
+    agent_id = models.CharField(max_length=40, blank=True)
+    key_id = models.CharField(max_length=40, blank=True)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["session_id", "turn_id", "meter"], name="one_entry_per_turn_and_meter")]
+        abstract = True
 
     def __str__(self) -> str:
         return f"{self.turn_id or self.session_id} {self.meter} {self.quantity}"
 
 
+class UsageEntry(Entry):
+    """The ledger: append-only (the database refuses update and delete). Tenant schema."""
+
+    period = models.PositiveIntegerField(default=1)  # of billing; see accounts.py
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["session_id", "turn_id", "meter"], name="one_entry_per_turn_and_meter")]
+        indexes = [models.Index(fields=["period", "meter", "id"], name="usage_of_period")]
+
+
+class UnbilledEntry(Entry):
+    """Work that the client never got (speculative, dropped, failed): shown, never billed, in no sum of the ledger."""
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["session_id", "turn_id", "meter"], name="one_unbilled_per_turn_and_meter")]

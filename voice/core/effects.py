@@ -85,6 +85,8 @@ class RecordTurn:
     segments: tuple[tuple[str, float], ...]
     # meter -> integer units: audio_in_ms, audio_out_ms, tokens_in, tokens_out
     usage: dict[str, int] = field(default_factory=dict)
+    # the same meters, of work that the client never got (speculative, dropped, failed): kept apart, never billed
+    unbilled: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

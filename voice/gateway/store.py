@@ -34,6 +34,7 @@ MAX_DELAY_S = 2.0
 class Store:
     def __init__(self, tenant: Bound, session_id: str):
         self._tenant, self._session_id = tenant, session_id
+        self._who: dict[str, str] = {}  # agent and key, for the ledger
         self._waiting: deque[Callable[[], None]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -41,6 +42,7 @@ class Store:
         self._task = asyncio.create_task(self._write(), name=f"store {session_id}")
 
     def open(self, **fields: Any) -> None:
+        self._who = {"agent_id": fields["agent_id"], "key_id": fields["key_id"]}
         self._put(functools.partial(session_open, session_id=self._session_id, **fields))
 
     def save_item(self, effect: SaveItem) -> None:
@@ -48,10 +50,10 @@ class Store:
                                     deleted=effect.deleted))  # fmt: skip
 
     def record_turn(self, effect: RecordTurn) -> None:
-        self._put(functools.partial(turn_record, session_id=self._session_id, turn=asdict(effect)))
+        self._put(functools.partial(turn_record, session_id=self._session_id, turn=asdict(effect), **self._who))
 
     def end(self, reason: str, session_ms: int) -> None:
-        self._put(functools.partial(session_end, session_id=self._session_id, reason=reason, session_ms=session_ms))
+        self._put(functools.partial(session_end, session_id=self._session_id, reason=reason, session_ms=session_ms, **self._who))
 
     def _put(self, write: Callable[[], None]) -> None:
         if len(self._waiting) >= QUEUE:
