@@ -163,6 +163,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "apps.portal.views.account.issuers",
+                "apps.portal.navigation.areas",
             ],
         },
     }

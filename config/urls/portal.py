@@ -65,6 +65,7 @@ urlpatterns = [
     path("invitations/<str:token>", team.invitation, name="invitation"),
     path("account", account.account, name="account"),
     path("docs", account.docs, name="docs"),
+    path("terms", account.terms, name="terms"),
     path("impersonate/<str:user_id>", account.impersonate, name="impersonate"),
     path("impersonation/end", account.impersonate_end, name="impersonate-end"),
     path("oidc/callback/", oidc.callback, name="oidc-callback"),

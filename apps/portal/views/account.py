@@ -26,6 +26,12 @@ def docs(request: HttpRequest) -> HttpResponse:
     return render(request, "portal/docs.html", {"memberships": members, "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime"})
 
 
+@require_safe
+def terms(request: HttpRequest) -> HttpResponse:
+    """What a sign-up accepts; the operator of an installation may put another text into templates/portal/terms.html."""
+    return render(request, "portal/terms.html")
+
+
 def issuers(request: HttpRequest) -> dict:
     """Context of the sign-in page: the platform's providers."""
     if not request.path.startswith("/accounts/"):

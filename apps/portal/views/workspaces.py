@@ -25,12 +25,16 @@ from apps.usage.limits import limiter, tenant_values
 from apps.usage.services import usage_totals
 
 
+# a measured turn of the embedded models on two CPU cores: (segment, begins at %, is wide %, ms)
+EXAMPLE = (("end of speech", 0, 89.3, 536), ("recognition", 89.3, 7.9, 47), ("language model", 97.2, 1.6, 10), ("voice", 98.8, 1.2, 7))
+
+
 @never_cache
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
     """For strangers what this is; for members their workspaces."""
     if not request.user.is_authenticated:
-        return render(request, "portal/landing.html")
+        return render(request, "portal/landing.html", {"example": EXAMPLE, "base_url": settings.GATEWAY_URL + "/v1"})
     memberships = memberships_of(request.user)
     wanted = request.session.pop("workspace", "")
     if wanted and not memberships:

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from django import template
+from django.templatetags.static import static
+from django.utils.html import format_html
+
+register = template.Library()
+
+TONES = {
+    "active": "ok", "live": "ok live", "completed": "ok", "paid": "ok", "done": "ok", "verified": "ok", "ready": "ok",
+    "rotated": "warn", "expired": "warn", "cancelled": "warn", "incomplete": "warn", "past_due": "warn", "open": "info", "draft": "info", "trialing": "info",
+    "suspended": "bad", "revoked": "bad", "failed": "bad", "unpaid": "bad",
+}  # fmt: skip
+
+
+@register.simple_tag
+def icon(name: str) -> str:
+    """A symbol of static/portal/icons.svg; the words beside it say what it means."""
+    return format_html('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>', static("portal/icons.svg"), name)
+
+
+@register.simple_tag
+def badge(state: str, words: str = "") -> str:
+    """A state as a badge whose tone follows TONES."""
+    return format_html('<span class="badge {}">{}</span>', TONES.get(str(state), ""), words or str(state).replace("_", " "))
+
+
+@register.filter
+def seconds(ms: int | float | None) -> str:
+    """Milliseconds as a person reads a duration: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    whole = (ms or 0) / 1000
+    if whole < 60:
+        return f"{whole:.1f} s"
+    minutes, rest = divmod(round(whole), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@register.filter
+def words(name: str) -> str:
+    """audio_minutes_per_day -> audio minutes per day"""
+    return str(name).replace("_", " ")
