@@ -1,0 +1,274 @@
+"""One live session of this process: the pure core, its detector, and the carrying out of what the core asks for.
+
+Nothing here waits for an engine, the database or Redis. It does not know how frames come in (consumer.py) nor how they go out (outbox.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import Any
+
+import orjson
+import pybase64
+from channels.layers import get_channel_layer
+from django.conf import settings
+
+from apps.common.errors import RateLimited
+from voice.audio.detector import Detector
+from voice.bus.redis import BusUnavailable
+from voice.core import effects as fx
+from voice.core.errors import ProtocolError
+from voice.core.jobs import Chunk, Job, Stage
+from voice.core.session import Session
+from voice.core.settings import SessionConfig
+from voice.gateway import metrics
+from voice.gateway.dispatch import Dispatch
+from voice.gateway.limits import Place
+from voice.gateway.outbox import Outbox
+from voice.gateway.store import Store
+
+log = logging.getLogger("voice.gateway")
+BYTES_PER_S = 48000
+METERED = (Stage.STT, Stage.LLM)
+config = settings.VOICE
+
+
+def make_id(prefix: str) -> str:
+    """Ids inside a session: 80 random bits, short enough for call ids (at most 32 characters)."""
+    return f"{prefix}_{secrets.token_hex(10)}"
+
+
+class Live:
+    def __init__(self, session_config: SessionConfig, place: Place, dispatch: Dispatch, store: Store):
+        self.session = Session(session_config, make_id)
+        self.detector = Detector(None, config.VAD_GATE_DB)
+        self.place, self.dispatch, self.store = place, dispatch, store
+        self.outbox: Outbox | None = None  # of the connection, while there is one
+        self.began = time.monotonic()
+        self.closed = asyncio.Event()
+        self.close_code, self.close_reason = 1000, "client"
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._jobs: set[str] = set()
+        self._metered: set[str] = set()  # jobs that were counted against the limits
+        self._bus_queue: asyncio.Queue = asyncio.Queue(2000)
+        self._tasks: set[asyncio.Task] = set()
+
+    def start(self) -> None:
+        metrics.SESSIONS.labels(self.place.owner[0]).inc()
+        self.spawn(self._run_bus(), "bus")
+        self.spawn(self._control(), "control")
+        self.perform(self.session.start(time.monotonic()))
+
+    def receive(self, event: Any) -> None:
+        """Any client event but audio."""
+        self.perform(self.session.receive(event, time.monotonic()))
+
+    def audio(self, pcm: bytes, event_id: str | None) -> None:
+        """The hot path: PCM16 mono 24 kHz into the detector and the session."""
+        edges = self.detector.push(pcm)
+        if effects := self.session.audio(pcm, edges, time.monotonic(), event_id):
+            self.perform(effects)
+
+    # Effects
+
+    def perform(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            _CARRY_OUT[type(effect)](self, effect)
+
+    def do_send(self, effect: fx.Send) -> None:
+        self.put(orjson.dumps(effect.event).decode())
+
+    def do_audio(self, effect: fx.SendAudio) -> None:
+        effect.event["delta"] = pybase64.b64encode_as_string(effect.pcm)
+        self.put(orjson.dumps(effect.event).decode())
+
+    def put(self, frame: str) -> None:
+        if self.outbox is not None:
+            self.outbox.put(frame)
+
+    def do_open(self, effect: fx.OpenJob) -> None:
+        self._jobs.add(effect.job.id)
+        self.dispatch.listen(effect.job, self)
+        if effect.job.stage in METERED and effect.job.id not in self._metered:
+            self._metered.add(effect.job.id)
+            self.spawn(self._open_metered(effect.job, effect.feeds), "open")
+        elif effect.feeds:
+            self._to_bus(self.dispatch.bus.open, effect.job, effect.feeds)
+        else:
+            self.spawn(self._guard(effect.job, self.dispatch.bus.open(effect.job)), "open")
+
+    async def _open_metered(self, job: Job, feeds) -> None:
+        """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
+        try:
+            if job.stage is Stage.STT:
+                await self.place.spend("audio_minutes_per_day", max(1, round(sum(len(f.pcm) for f in feeds) / BYTES_PER_S)))
+            else:
+                self._tell("requests", await self.place.spend("requests_per_minute"))
+                self._tell("tokens", await self.place.check("tokens_per_minute"))
+        except RateLimited as error:
+            metrics.REFUSED.labels(error.code).inc()
+            self.perform(self.session.job_lost(job.id, job.attempt, error.code, error.message, time.monotonic()))
+            return
+        if job.id in self._jobs:  # not cancelled meanwhile
+            await self._guard(job, self.dispatch.bus.open(job, feeds))
+
+    def _tell(self, name: str, window) -> None:
+        if window is not None:
+            self.session.tell_limit(name, window.limit, window.remaining, window.reset_s, time.monotonic())
+
+    def do_feed(self, effect: fx.FeedJob) -> None:
+        self._to_bus(self.dispatch.bus.feed, effect.job, effect.feed)
+
+    def do_cancel(self, effect: fx.CancelJob) -> None:
+        self._jobs.discard(effect.job.id)
+        self.dispatch.forget(effect.job.id)
+        self.spawn(self.dispatch.bus.cancel(effect.job, effect.reason), "cancel")
+
+    def do_set_timer(self, effect: fx.SetTimer) -> None:
+        if old := self._timers.pop(effect.name, None):
+            old.cancel()
+        delay = max(0.0, effect.at - time.monotonic())
+        self._timers[effect.name] = asyncio.get_running_loop().call_later(delay, self.on_timer, effect.name)
+
+    def do_clear_timer(self, effect: fx.ClearTimer) -> None:
+        if old := self._timers.pop(effect.name, None):
+            old.cancel()
+
+    def do_detection(self, effect: fx.SetTurnDetection) -> None:
+        self.detector.configure(effect.settings, effect.reset)
+
+    def do_save(self, effect: fx.SaveItem) -> None:
+        self.store.save_item(effect)
+
+    def do_turn(self, effect: fx.RecordTurn) -> None:
+        self.store.record_turn(effect)
+        if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
+            self.spawn(self.place.count("tokens_per_minute", tokens), "count")
+        metrics.RESPONSES.labels(effect.status).inc()
+        for name, ms in effect.segments:
+            metrics.SEGMENT.labels(name).observe(ms / 1000)
+        if effect.segments:
+            metrics.FIRST.observe(sum(ms for _, ms in effect.segments) / 1000)
+
+    def do_close(self, effect: fx.Close) -> None:
+        self.stop(effect.code, effect.reason)
+
+    # Callbacks
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        try:
+            self.perform(self.session.engine(chunk, time.monotonic()))
+        except Exception:  # one session's fault must not stop the routing of all
+            log.exception("chunk of %s", chunk.job)
+            self.fail()
+
+    def on_timer(self, name: str) -> None:
+        self._timers.pop(name, None)
+        try:
+            self.perform(self.session.timer(name, time.monotonic()))
+        except Exception:
+            log.exception("timer %s", name)
+            self.fail()
+
+    # Tasks beside the loop
+
+    def spawn(self, coroutine, name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _to_bus(self, call, job: Job, what) -> None:
+        try:
+            self._bus_queue.put_nowait((call, job, what))
+        except asyncio.QueueFull:
+            self.perform(self.session.job_lost(job.id, job.attempt, "bus_overloaded", "Too much is waiting for the workers.", time.monotonic()))
+
+    async def _run_bus(self) -> None:
+        """Feeds of this session in order."""
+        while True:
+            call, job, what = await self._bus_queue.get()
+            await self._guard(job, call(job, what))
+
+    async def _guard(self, job: Job, coroutine) -> None:
+        try:
+            await coroutine
+        except BusUnavailable as error:
+            log.warning("%s", error)
+            self.perform(self.session.job_lost(job.id, job.attempt, f"{job.stage}_unavailable", "The work could not be handed out; try again.",
+                                               time.monotonic()))  # fmt: skip
+
+    async def _control(self) -> None:
+        """Messages from elsewhere: key revoked, workspace suspended (docs/architecture.md, "Control messages")."""
+        layer = get_channel_layer()
+        tenant_id, key_id = self.place.owner
+        groups = (f"tenant.{tenant_id}", f"key.{key_id}", f"session.{self.place.session_id}")
+        while True:
+            try:
+                channel = await layer.new_channel()
+                for group in groups:
+                    await layer.group_add(group, channel)
+                try:
+                    while True:
+                        message = await layer.receive(channel)
+                        if message["type"] == "session.end":
+                            return self.end(message["code"], message["message"])
+                finally:
+                    for group in groups:
+                        await layer.group_discard(group, channel)
+            except OSError as error:
+                log.warning("control messages: redis is away (%s)", error)
+                await asyncio.sleep(1)
+
+    # Ending
+
+    def error(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
+        self.perform(self.session.refuse(ProtocolError(code, message, param=param), event_id, time.monotonic()))
+
+    def end(self, code: str, message: str) -> None:
+        """From elsewhere: the client is told, then the socket is closed."""
+        if not self.closed.is_set():
+            self.error(code, message)
+            self.stop(1008, code)
+
+    def fail(self) -> None:
+        self.perform(self.session.refuse(ProtocolError("server_error", "Something went wrong on our side.", type="server_error"), None, time.monotonic()))
+        self.stop(1011, "server_error")
+
+    def stop(self, code: int, reason: str) -> None:
+        """The connection is to close with this code; 0: it is gone already."""
+        if not self.closed.is_set():
+            self.close_code, self.close_reason = code, reason
+            self.closed.set()
+
+    async def finish(self) -> None:
+        """Cancel jobs, write what is left."""
+        self.closed.set()
+        metrics.SESSIONS.labels(self.place.owner[0]).dec()
+        now = time.monotonic()
+        try:
+            for effect in self.session.close(self.close_reason, now):
+                if not isinstance(effect, (fx.Send, fx.SendAudio)):
+                    _CARRY_OUT[type(effect)](self, effect)
+        except Exception:
+            log.exception("closing")
+        for handle in self._timers.values():
+            handle.cancel()
+        for job_id in self._jobs:
+            self.dispatch.forget(job_id)
+        if self.outbox is not None and self.close_code:
+            await self.outbox.say_goodbye(self.close_code, self.close_reason)
+        self.store.end(self.close_reason, round((now - self.began) * 1000))
+        await self.store.close()
+        for task in [t for t in self._tasks if t.get_name() != "cancel"]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+_CARRY_OUT = {
+    fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: Live.do_open, fx.FeedJob: Live.do_feed, fx.CancelJob: Live.do_cancel,
+    fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
+    fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close,
+}  # fmt: skip
