@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp"}
+PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp", "ivc", "adj"}
 
 
 def new_id(prefix: str) -> str:
@@ -48,3 +48,11 @@ def client_secret_id() -> str:
 
 def issuer_id() -> str:
     return new_id("idp")
+
+
+def invoice_id() -> str:
+    return new_id("ivc")
+
+
+def adjustment_id() -> str:
+    return new_id("adj")

@@ -14,7 +14,7 @@ from apps.tenants.context import bound_public
 def fingerprint() -> str:
     """Of all migration files and the database they went to."""
     digest = hashlib.sha256(f"{connection.settings_dict['HOST']}:{connection.settings_dict['PORT']}/{connection.settings_dict['NAME']}".encode())
-    for path in sorted(Path(settings.BASE_DIR, "apps").glob("*/migrations/*.py")):
+    for path in sorted(Path(settings.BASE_DIR, "apps").glob("*/*migrations/*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
