@@ -73,7 +73,7 @@ class Bench:
 
         from voice.audio.detector import Detector
         from voice.core.chunker import Chunker
-        from voice.core.settings import SERVER_VAD
+        from voice.core.setters import SERVER_VAD
         from voice.engines.base import CompletionRequest, TextDelta
 
         detector, began, whole, start = Detector(SERVER_VAD), time.monotonic(), pcm + bytes(72000), 0

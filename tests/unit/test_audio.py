@@ -8,7 +8,7 @@ import pytest
 from tests.infrastructure import ROOT
 from voice.audio.detector import Detector
 from voice.audio.endpointing import SEMANTIC_SILENCE_MS
-from voice.core.settings import SEMANTIC_VAD, SERVER_VAD
+from voice.core.setters import SEMANTIC_VAD, SERVER_VAD
 from voice.gateway.talk import read_wav
 
 SAMPLES = sorted((ROOT / "samples").glob("*.wav"))

@@ -8,6 +8,7 @@ from typing import Any
 from voice.core.conversation import Conversation, Entry
 from voice.core.effects import CancelJob, Effect, FeedJob, OpenJob, SaveItem, Send, SetTimer
 from voice.core.jobs import Feed, Job, Stage
+from voice.core.kept_audio import KeptAudio
 from voice.core.leases import Lease
 from voice.core.settings import SessionConfig, Settings
 from voice.core.usage import Allowance
@@ -21,6 +22,7 @@ class Context:
         self.settings = Settings(config)
         self.conversation = Conversation(config.max_items, config.max_text_chars)
         self.conversation_id = ids("conv")
+        self.kept_audio = KeptAudio()
         self.ids = ids
         self.now = 0.0
         self.effects: list[Effect] = []
@@ -51,11 +53,7 @@ class Context:
                  worker_deadline_ms: int | None = None) -> Lease:  # fmt: skip
         """Open a job of the session's engine for `stage`; `deadline_ms` counts from now."""
         config = self.config
-        engine, model = {
-            Stage.STT: (config.stt_engine, config.stt_model),
-            Stage.LLM: (config.llm_engine, config.llm_model),
-            Stage.TTS: (config.tts_engine, config.tts_model),
-        }[stage]
+        engine, model = self.settings.engine(str(stage))
         job = Job(self.ids("job"), 1, stage, config.session_id, engine, model, worker_deadline_ms or deadline_ms, params)
         lease = Lease(job, owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000,
                       self.now + config.wait_deadline_ms / 1000, feeds=list(feeds))  # fmt: skip

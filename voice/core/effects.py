@@ -17,10 +17,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class SendAudio:
-    """Send one `response.output_audio.delta`. `event` lacks only `delta`; the shell adds base64 of `pcm`."""
+    """Send one `response.output_audio.delta`. `event` lacks only `delta`; the shell adds base64 of `pcm` in `format`."""
 
     event: dict[str, Any]
     pcm: bytes  # PCM16 mono 24 kHz, whole samples, 20-200 ms
+    format: str = "audio/pcm"  # or audio/pcmu, audio/pcma: 8 kHz
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ class Job:
 
     `params` is JSON and depends on the stage:
     stt: {language, prompt, rate_hz}             input by feeds: PCM16 mono at rate_hz, `last` ends it
-    llm: {messages, tools, tool_choice, parallel_tool_calls, max_tokens, temperature, prefix}
+    llm: {messages, tools, tool_choice, parallel_tool_calls, max_tokens, temperature, prefix, truncation, reasoning}
                                                   `prefix`: text already said; the answer goes on after it
+                                                  `truncation`: auto, disabled or {type, retention_ratio}: what happens when it does not fit
     tts: {voice, speed, language, rate_hz}        input by feeds: one sentence each, `last` ends it
     """
 

@@ -14,6 +14,7 @@ from voice.core.effects import ClearTimer, RecordTurn, SendAudio, SetTimer
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
 from voice.core.leases import Lease
+from voice.core.setters import FORMATS
 from voice.core.states import RESPONSE, ResponseState, advance
 from voice.core.usage import Spent
 from voice.core.waterfall import Waterfall
@@ -39,6 +40,9 @@ class ResponseParams:
     metadata: dict[str, str] | None = None
     out_of_band: bool = False
     input: list[Entry] | None = None  # None: the conversation
+    format: str = "audio/pcm"  # of its audio, as the client gets it; inside all is PCM16 24 kHz
+    truncation: str | dict[str, Any] = "auto"
+    reasoning: str = ""  # effort
 
 
 @dataclass
@@ -106,7 +110,7 @@ class Response:
         self.llm = context.open_job(Stage.LLM, self.id, context.config.llm_deadline_ms, {
             "messages": llm_messages(params.instructions, entries), "tools": params.tools, "tool_choice": params.tool_choice,
             "parallel_tool_calls": params.parallel_tool_calls, "max_tokens": 4096 if tokens == "inf" else tokens,
-            "temperature": 0.0, "prefix": "",
+            "temperature": 0.0, "prefix": "", "truncation": params.truncation, "reasoning": params.reasoning,
         })  # fmt: skip
         if params.modality == "audio":
             self.tts = context.open_job(Stage.TTS, self.id, TTS_JOB_MS, {
@@ -247,7 +251,8 @@ class Response:
             self.play_end = max(self.play_end, context.now) + len(pcm) / BYTES_PER_MS / 1000
             self.sent_bytes += len(pcm)
             self.clock.mark("send", context.now)
-            context.do(SendAudio(self._part_fields("response.output_audio.delta"), pcm))
+            context.do(SendAudio(self._part_fields("response.output_audio.delta"), pcm, self.params.format))
+            context.kept_audio.add(message.entry.item["id"], pcm)
         self._feed_ahead()
         self._finish_if_done()
 
@@ -414,7 +419,7 @@ class Response:
             "usage": self.spent.wire() if done else None,
         }  # fmt: skip
         if params.modality == "audio":
-            value["audio"] = {"output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": params.voice}}
+            value["audio"] = {"output": {"format": dict(FORMATS[params.format]), "voice": params.voice}}
         return value
 
 

@@ -10,22 +10,25 @@ import binascii
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from voice.core import events
+from voice.core import events, g711
 from voice.core.context import Context
 from voice.core.conversation import Entry, shown
 from voice.core.effects import ClearTimer, Close, Effect, OpenJob, RecordTurn, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
+from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, Stage
 from voice.core.leases import Lease, Verdict
 from voice.core.response import Response, ResponseParams
-from voice.core.settings import SessionConfig, apply_patch, flat_to_ga
+from voice.core.setters import apply_patch
+from voice.core.settings import SessionConfig, flat_to_ga
 from voice.core.speech import SpeechEdge
 from voice.core.states import SESSION, LeaseState, SessionState, advance
 from voice.core.turns import Listeners, Turns, Utterance
 from voice.core.waterfall import Waterfall
 
 NOTHING: list[Effect] = []
-_OVERRIDES = ("instructions", "output_modalities", "audio", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens")
+_OVERRIDES = ("instructions", "output_modalities", "audio", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens", "reasoning")
+EXPIRING_S = 60  # before the end of a session, clients that opted in are told
 
 
 class Session:
@@ -60,6 +63,8 @@ class Session:
             context.send("conversation.created", conversation={"id": context.conversation_id, "object": "realtime.conversation"})
         context.do(SetTurnDetection(context.settings.turn_detection))
         context.do(SetTimer("expire", now + context.config.max_session_s))
+        if context.config.max_session_s > EXPIRING_S:
+            context.do(SetTimer("expiring", now + context.config.max_session_s - EXPIRING_S))
         return context.take()
 
     def receive(self, event: Any, now: float) -> list[Effect]:
@@ -135,6 +140,8 @@ class Session:
                 response.pump()
         elif name == "expire":
             self._expire()
+        elif name == "expiring" and context.settings.extensions:
+            context.send("ext.session.expiring", expires_at=context.config.expires_at, seconds_left=EXPIRING_S, reason="max_duration")
         self._after()
         return context.take()
 
@@ -230,19 +237,19 @@ class Session:
         context = self.context
         context.conversation.check_room()
         item = context.conversation.build(event["item"], context.ids("item"))
-        audio = _decode_audio(event["item"])
+        audio, rate_hz = _decode_audio(event["item"], context.settings.input_format, context.config.max_buffer_ms)
         entry = Entry(item)
         previous = context.conversation.add(entry, event.get("previous_item_id"))
         context.send("conversation.item.added", item=shown(item), previous_item_id=previous)
         context.send("conversation.item.done", item=shown(item), previous_item_id=previous)
         if audio:
-            self.turns.transcribe(entry, audio, Waterfall(context.now), answer=False)
+            self.turns.transcribe(entry, audio, Waterfall(context.now), answer=False, rate_hz=rate_hz)
         else:
             context.save(entry)
 
     def _item_retrieve(self, event: dict[str, Any]) -> None:
         entry = self.context.conversation.find(event["item_id"], "retrieve")
-        self.context.send("conversation.item.retrieved", item=shown(entry.item))
+        self.context.send("conversation.item.retrieved", item=self.context.kept_audio.shown(shown(entry.item)))
 
     def _item_truncate(self, event: dict[str, Any]) -> None:
         item_id = event["item_id"]
@@ -253,6 +260,7 @@ class Session:
             self.active.cancel("turn_detected")
             self._after()
         kept = self.context.conversation.truncate(item_id, event["content_index"], event["audio_end_ms"])
+        self.context.kept_audio.cut(item_id, kept * BYTES_PER_MS)
         self.context.send("conversation.item.truncated", item_id=item_id, content_index=event["content_index"], audio_end_ms=kept)
         self.context.save(entry)
 
@@ -260,6 +268,7 @@ class Session:
         item_id = event["item_id"]
         entry = self.context.conversation.find(item_id, "delete")
         self.context.conversation.delete(item_id)
+        self.context.kept_audio.drop(item_id)
         self.context.send("conversation.item.deleted", item_id=item_id)
         self.context.save(entry, deleted=True)
 
@@ -292,6 +301,8 @@ class Session:
         context = self.context
         values = {**context.settings.values, "audio": {k: dict(v) for k, v in context.settings.values["audio"].items()}}
         patch = {k: v for k, v in flat_to_ga(raw).items() if k in _OVERRIDES and v is not None}
+        if isinstance(raw.get("prompt"), dict):
+            apply_patch(values, context.settings.prompt_patch(raw["prompt"], "response"), context.config, "response")
         apply_patch(values, patch, context.config, "response")
         names = {t["name"] for t in values["tools"]}
         choice = values["tool_choice"]
@@ -307,7 +318,8 @@ class Session:
         return ResponseParams(
             values["instructions"], values["output_modalities"][0], output["voice"], output["speed"], values["tools"], choice,
             values["parallel_tool_calls"], values["max_output_tokens"], self._metadata(raw.get("metadata")), conversation == "none",
-            self._input(raw["input"]) if raw.get("input") is not None else None,
+            self._input(raw["input"]) if raw.get("input") is not None else None, output["format"]["type"], values["truncation"],
+            (values["reasoning"] or {}).get("effort", ""),
         )  # fmt: skip
 
     @staticmethod
@@ -396,17 +408,20 @@ class Session:
         context.do(RecordTurn(context.ids("turn"), "", "completed", "transcription", item_id or None, (), meters))
 
 
-def _decode_audio(item: dict[str, Any]) -> bytes:
-    """Audio inside a client's user message. Raises ProtocolError."""
+def _decode_audio(item: dict[str, Any], format: str, max_ms: int) -> tuple[bytes, int]:
+    """(PCM16, Hz) of the audio inside a client's user message, which is in the session's input format. Raises ProtocolError."""
     parts = item.get("content") if isinstance(item.get("content"), list) else []
-    audio = b""
+    audio, rate_hz = b"", 24000 if format == "audio/pcm" else g711.RATE_HZ
     for i, part in enumerate(parts):
         if part.get("type") == "input_audio" and part.get("audio") is not None:
             where = f"item.content[{i}].audio"
             try:
-                audio += base64.b64decode(events.expect(part["audio"], str, where), validate=True)
+                raw = base64.b64decode(events.expect(part["audio"], str, where), validate=True)
             except (binascii.Error, ValueError):
                 raise ProtocolError("invalid_value", f"'{where}' is not base64.", param=where) from None
-            if len(audio) % 2:
+            if format == "audio/pcm" and len(raw) % 2:
                 raise ProtocolError("invalid_value", f"'{where}': PCM16 needs an even number of bytes.", param=where)
-    return audio
+            audio += raw if format == "audio/pcm" else g711.decode(raw, format)
+            if len(audio) > max_ms * rate_hz // 500:
+                raise ProtocolError("invalid_value", f"'{where}' is longer than {max_ms} ms.", param=where)
+    return audio, rate_hz

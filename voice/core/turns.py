@@ -127,12 +127,13 @@ class Turns:
         self.context.send("conversation.item.done", item=shown(item), previous_item_id=previous)
         self.transcribe(entry, audio, clock, answer)
 
-    def transcribe(self, entry: Entry, audio: bytes, clock: Waterfall, answer: bool) -> None:
-        entry.audio_ms, entry.pending = len(audio) // BYTES_PER_MS, True
-        hints = self.context.settings.transcription or {}
+    def transcribe(self, entry: Entry, audio: bytes, clock: Waterfall, answer: bool, rate_hz: int = 24000) -> None:
+        entry.audio_ms, entry.pending = len(audio) * 500 // rate_hz, True
+        if rate_hz == 24000:
+            self.context.kept_audio.add(entry.item["id"], audio)
         utterance = Utterance(entry, clock, answer=answer)
         self.pending[entry.item["id"]] = utterance
-        params = {"language": hints.get("language") or self.context.config.language, "prompt": hints.get("prompt", ""), "rate_hz": 24000}
+        params = {**self.context.settings.stt_hints(), "rate_hz": rate_hz}
         utterance.lease = self.context.open_job(Stage.STT, entry.item["id"], self.context.config.stt_deadline_ms, params,
                                                 (Feed(0, pcm=audio, last=True),))  # fmt: skip
 

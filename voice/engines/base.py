@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,29 @@ class CompletionRequest:
     max_tokens: int = 512
     temperature: float = 0.0
     prefix: str = ""  # text of the answer already said; go on after it
+    truncation: str | dict[str, Any] = "auto"  # disabled: too long is an error; {retention_ratio}: keep so much of the context when it is full
+    reasoning: str = ""  # effort: none, minimal, low, medium, high, xhigh; "" = the model's own
+
+
+def fit(request: CompletionRequest, size_of: Callable[[list[dict[str, Any]]], int], context: int, room: int) -> tuple[list[dict[str, Any]], int]:
+    """(messages, their tokens): the oldest leave until `room` tokens stay free of `context`; a call leaves with its outputs.
+
+    Raises EngineError context_length_exceeded where that is not enough or the request forbids it.
+    """
+    messages, size = list(request.messages), size_of(request.messages)
+    if size + room > context and request.truncation != "disabled":
+        target = context - room
+        if isinstance(request.truncation, dict):
+            target = min(target, int(request.truncation["retention_ratio"] * context))
+        first = 1 if messages and messages[0]["role"] == "system" else 0
+        while size > target and len(messages) > first + 1:
+            del messages[first]
+            while len(messages) > first + 1 and messages[first]["role"] == "tool":
+                del messages[first]
+            size = size_of(messages)
+    if size + (room if request.truncation == "disabled" else 1) > context:
+        raise EngineError(f"the prompt has {size} tokens, the model reads {context}", code="context_length_exceeded")
+    return messages, size
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,15 @@ from django.conf import settings
 from apps.common.errors import Overloaded, VivavoceError
 from apps.common.ids import new_id
 from voice.core.events import CLIENT_EVENTS
-from voice.core.settings import SERVER_VAD, SessionConfig
+from voice.core.setters import SERVER_VAD
+from voice.core.settings import SessionConfig
 from voice.gateway import auth, metrics
 from voice.gateway.admission import Admission
 from voice.gateway.dispatch import shared
 from voice.gateway.limits import Place, patrol
 from voice.gateway.live import BYTES_PER_S, Live
 from voice.gateway.outbox import Outbox
+from voice.gateway.sound import PCM
 from voice.gateway.store import Store
 
 log = logging.getLogger("voice.gateway")
@@ -188,7 +190,9 @@ class RealtimeConsumer:
             pcm = pybase64.b64decode(event.audio, validate=True)
         except ValueError:
             return self.live.error("invalid_value", "'audio' is not valid base64.", "audio", event.event_id)
-        if len(pcm) & 1:
+        if (format := self.live.session.context.settings.input_format) != PCM:
+            pcm = self.live.sound.incoming(pcm, format)
+        elif len(pcm) & 1:
             return self.live.error("invalid_value", f"'audio' has {len(pcm)} bytes; PCM16 needs an even number.", "audio", event.event_id)
         if len(pcm) <= SLICE:
             self.live.audio(pcm, event.event_id)

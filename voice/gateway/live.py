@@ -28,6 +28,7 @@ from voice.gateway import metrics
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place
 from voice.gateway.outbox import Outbox
+from voice.gateway.sound import Sound
 from voice.gateway.store import Store
 
 log = logging.getLogger("voice.gateway")
@@ -45,6 +46,7 @@ class Live:
     def __init__(self, session_config: SessionConfig, place: Place, dispatch: Dispatch, store: Store):
         self.session = Session(session_config, make_id)
         self.detector = Detector(None, config.VAD_GATE_DB)
+        self.sound = Sound()
         self.place, self.dispatch, self.store = place, dispatch, store
         self.outbox: Outbox | None = None  # of the connection, while there is one
         self.began = time.monotonic()
@@ -82,7 +84,8 @@ class Live:
         self.put(orjson.dumps(effect.event).decode())
 
     def do_audio(self, effect: fx.SendAudio) -> None:
-        effect.event["delta"] = pybase64.b64encode_as_string(effect.pcm)
+        pcm = self.sound.outgoing(effect.pcm, effect.format, effect.event["item_id"])
+        effect.event["delta"] = pybase64.b64encode_as_string(pcm)
         self.put(orjson.dumps(effect.event).decode())
 
     def put(self, frame: str) -> None:
@@ -104,7 +107,7 @@ class Live:
         """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
         try:
             if job.stage is Stage.STT:
-                await self.place.spend("audio_minutes_per_day", max(1, round(sum(len(f.pcm) for f in feeds) / BYTES_PER_S)))
+                await self.place.spend("audio_minutes_per_day", max(1, round(sum(len(f.pcm) for f in feeds) / 2 / job.params["rate_hz"])))
             else:
                 self._tell("requests", await self.place.spend("requests_per_minute"))
                 self._tell("tokens", await self.place.check("tokens_per_minute"))

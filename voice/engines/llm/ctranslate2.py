@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from voice.engines.base import Completion, CompletionRequest, EngineError, LLMEngine, TextDelta, ToolCall
+from voice.engines.base import Completion, CompletionRequest, EngineError, LLMEngine, TextDelta, ToolCall, fit
 from voice.engines.hermes import HermesParser
 
 VALUE_TOKENS = 64
@@ -54,18 +54,13 @@ class Engine(LLMEngine):
             yield from self._free(request, bool(tools), prompt, size)
 
     def _prompt(self, request: CompletionRequest, tools: list[dict[str, Any]]) -> tuple[str, int]:
-        """Rendered prompt and its tokens; the oldest messages go when it does not fit."""
-        messages = list(request.messages)
-        while True:
-            text = self._template.render(messages=messages, tools=tools, add_generation_prompt=True) + request.prefix
-            size = len(self._encode(text))
-            old = 1 if messages and messages[0]["role"] == "system" else 0
-            if size + ROOM_FOR_ANSWER <= self._context or len(messages) <= old + 1:
-                break
-            del messages[old]
-        if size >= self._context:
-            raise EngineError(f"the prompt has {size} tokens, the model reads {self._context}", code="context_length_exceeded")
-        return text, size
+        """Rendered prompt and its tokens. Raises EngineError context_length_exceeded."""
+
+        def render(messages: list[dict[str, Any]]) -> str:
+            return self._template.render(messages=messages, tools=tools, add_generation_prompt=True) + request.prefix
+
+        messages, size = fit(request, lambda messages: len(self._encode(render(messages))), self._context, min(ROOM_FOR_ANSWER, request.max_tokens))
+        return render(messages), size
 
     def _encode(self, text: str) -> list[str]:
         return self._tokenizer.encode(text, add_special_tokens=False).tokens

@@ -29,7 +29,8 @@ class Engine(LLMEngine):
 
     def complete(self, request: CompletionRequest) -> Iterator[TextDelta | ToolCall | Completion]:
         body = self._body(request)
-        for attempt in range(RETRIES + 1):
+        failures = 0
+        while True:
             begun = False
             try:
                 for found in self._answer(body):
@@ -37,8 +38,12 @@ class Engine(LLMEngine):
                     yield found
                 return
             except httpx.HTTPError as error:
-                if begun or attempt == RETRIES:
+                failures += 1
+                if begun or failures > RETRIES:
                     raise EngineError(f"the language model server failed: {type(error).__name__}", code="llm_unavailable", retryable=True) from error
+            except EngineError as error:
+                if error.code != "context_length_exceeded" or request.truncation == "disabled" or not _forget(body["messages"]):
+                    raise
 
     def _body(self, request: CompletionRequest) -> dict[str, Any]:
         messages = list(request.messages)
@@ -56,6 +61,8 @@ class Engine(LLMEngine):
             choice = request.tool_choice
             body["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}} if isinstance(choice, dict) else choice
             body["parallel_tool_calls"] = request.parallel_tool_calls
+        if request.reasoning:
+            body["reasoning_effort"] = request.reasoning
         return body
 
     def _answer(self, body: dict[str, Any]) -> Iterator[TextDelta | ToolCall | Completion]:
@@ -93,3 +100,13 @@ class Engine(LLMEngine):
     def close(self) -> None:
         if hasattr(self, "_client"):
             self._client.close()
+
+
+def _forget(messages: list[dict[str, Any]]) -> bool:
+    """Drop the older half of the conversation, whose tokens only the server can count. False when nothing is left to drop."""
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    count = (len(messages) - first) // 2
+    del messages[first : first + count]
+    while len(messages) > first + 1 and messages[first]["role"] == "tool":
+        del messages[first]
+    return count > 0

@@ -13,11 +13,12 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from voice.engines.base import Completion, CompletionRequest, EngineError, LLMEngine, TextDelta, ToolCall
+from voice.engines.base import Completion, CompletionRequest, EngineError, LLMEngine, TextDelta, ToolCall, fit
 from voice.engines.hermes import HermesParser
 
 START_S = 600
 ANSWER_S = 60
+ROOM_FOR_ANSWER = 128  # tokens kept free when old messages must go
 
 
 class Engine(LLMEngine):
@@ -54,13 +55,16 @@ class Engine(LLMEngine):
     def complete(self, request: CompletionRequest) -> Iterator[TextDelta | ToolCall | Completion]:
         tools = [] if request.tool_choice == "none" else request.tools
         forced = bool(tools) and (request.tool_choice == "required" or isinstance(request.tool_choice, dict))
-        prompt = self._tokenizer.apply_chat_template(
-            request.messages, tools=[t if "function" in t else {"type": "function", "function": t} for t in tools] or None,
-            add_generation_prompt=True, tokenize=False,
-        ) + request.prefix  # fmt: skip
-        size = len(self._tokenizer.encode(prompt, add_special_tokens=False))
-        if size >= self._context:
-            raise EngineError(f"the prompt has {size} tokens, the model reads {self._context}", code="context_length_exceeded")
+        listed = [t if "function" in t else {"type": "function", "function": t} for t in tools] or None
+
+        def render(messages: list[dict[str, Any]]) -> str:
+            return self._tokenizer.apply_chat_template(messages, tools=listed, add_generation_prompt=True, tokenize=False) + request.prefix
+
+        def size_of(messages: list[dict[str, Any]]) -> int:
+            return len(self._tokenizer.encode(render(messages), add_special_tokens=False))
+
+        messages, size = fit(request, size_of, self._context, min(ROOM_FOR_ANSWER, request.max_tokens))
+        prompt = render(messages)
         limit = min(request.max_tokens, self._context - size)
         grammar = _call_schema(tools, request.tool_choice) if forced else None
         if forced:
