@@ -28,6 +28,7 @@ if "REDIS_URL" not in os.environ:
     os.environ["REDIS_URL"] = _redis.url
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.test")
 os.environ.setdefault("SECRET_KEY", new_secret() + new_secret())
+os.environ.setdefault("SIGNUPS_PER_MINUTE", "100000")
 os.environ.setdefault("VIVAVOCE_VAR", str(WORK))
 
 import django  # noqa: E402

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from apps.common.errors import Overloaded
 from apps.tenants.context import bound_public
 
 CHECK_S = 1.0
@@ -41,15 +42,29 @@ def _redis() -> dict:
     return {}
 
 
+def _report(stage: str) -> dict:
+    """What the workers of a stage said of themselves in the last 3 s."""
+    keys = list(_client.scan_iter(f"voice:worker:{stage}:*", count=500))
+    states = [json.loads(v) for v in (_client.mget(keys) if keys else []) if v]
+    return {"workers": len(states), "busy": sum(s["busy"] for s in states), "slots": sum(s["slots"] for s in states)}
+
+
 def _workers(stage: str) -> Callable[[], dict]:
     def check() -> dict:
-        keys = list(_client.scan_iter(f"voice:worker:{stage}:*", count=500))
-        states = [json.loads(v) for v in (_client.mget(keys) if keys else []) if v]
-        if not states:
+        report = _report(stage)
+        if not report["workers"]:
             raise RuntimeError(f"no {stage} worker has reported in the last 3 s")
-        return {"workers": len(states), "busy": sum(s["busy"] for s in states), "slots": sum(s["slots"] for s in states)}
+        return report
 
     return check
+
+
+def queues() -> dict[str, dict]:
+    """Each stage's queue: jobs that wait, and its workers. Raises Overloaded when Redis is away."""
+    try:
+        return {stage: {"waiting": _client.llen(stage), **_report(stage)} for stage in STAGES}
+    except redis.RedisError as error:
+        raise Overloaded("Redis does not answer; try again.", retry_after_s=2) from error
 
 
 def readiness(with_workers: bool) -> tuple[bool, dict]:

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from apps.apikeys.models import LIMIT_NAMES, ApiKey, ClientSecret
+from apps.apikeys.models import LIMIT_NAMES, ApiKey, ClientSecret, IdempotentAnswer
 from apps.audit.services import audit_record
 from apps.common.actors import PERMISSIONS, SYSTEM, Actor, origin
 from apps.common.errors import AccountDeactivated, BadRequest, Conflict, EphemeralKeyExpired, InvalidApiKey, MissingApiKey, OriginNotAllowed
@@ -235,9 +235,10 @@ def _client_secret(secret: str) -> Principal:
     return Principal(_bound(row.tenant), row.key_id or row.id, frozenset({"realtime:connect"}), origins, row.session, ephemeral=True)
 
 
-def client_secrets_purge() -> int:
-    """Forget those that ended a day ago."""
-    return ClientSecret.objects.filter(expires_at__lt=timezone.now() - timedelta(days=1)).delete()[0]
+def purge() -> int:
+    """Forget client secrets that ended a day ago, and answers kept for an Idempotency-Key for a day. How many rows."""
+    before = timezone.now() - timedelta(days=1)
+    return ClientSecret.objects.filter(expires_at__lt=before).delete()[0] + IdempotentAnswer.objects.filter(created_at__lt=before).delete()[0]
 
 
 def _audit(tenant: Tenant, actor: Actor, action: str, target: str, **values) -> None:

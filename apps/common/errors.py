@@ -2,6 +2,7 @@
 
 VivavoceError
 ├── NotFound               404 not_found
+├── MethodNotAllowed       405 method_not_allowed
 ├── Gone                   410 gone
 ├── BadRequest             400 invalid_request
 ├── Unprocessable          422 invalid_value       `fields`: name -> messages
@@ -57,6 +58,10 @@ class Unprocessable(VivavoceError):
 
 class NotFound(VivavoceError):
     status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class MethodNotAllowed(VivavoceError):
+    status, code, type = 405, "method_not_allowed", "invalid_request_error"
 
 
 class Gone(VivavoceError):

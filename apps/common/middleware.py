@@ -7,7 +7,7 @@ from django.conf import settings
 from django.http import JsonResponse
 
 from apps.common.actors import Origin, coming_from
-from apps.common.errors import VivavoceError
+from apps.common.errors import MethodNotAllowed, VivavoceError
 
 
 def client_ip(request) -> str:
@@ -40,7 +40,12 @@ class errors:
         self.get_response = get_response
 
     def __call__(self, request):
-        return self.get_response(request)
+        response = self.get_response(request)
+        if response.status_code == 405 and request.path.startswith("/api/"):
+            said = JsonResponse(MethodNotAllowed(f"{request.method} is not taken here; {response['Allow']} is.").to_json(), status=405)
+            said["Allow"] = response["Allow"]
+            return said
+        return response
 
     def process_exception(self, request, exception):
         if not isinstance(exception, VivavoceError):

@@ -22,11 +22,12 @@ from apps.common.errors import Conflict, Unprocessable
 from apps.common.mail import mail_later
 from apps.teams.models import Membership, Role
 from apps.tenants.context import bound, bound_public
-from apps.tenants.models import Tenant
+from apps.tenants.models import RESERVED_SLUGS, Tenant
 from apps.tenants.services import milestone, schema_make, slug_of, tenant_reserve
 
 DEMO_EMAIL = "demo@vivavoce.local"
 DEMO_SLUG = "demo"
+RACES = 20
 
 
 def workspace_create(*, name: str, slug: str | None = None, email: str = "", template: str = "assistant") -> Tenant:
@@ -50,7 +51,7 @@ def workspace_request(*, user: User, name: str, slug: str | None = None, templat
     """Reserve the name, make `user` its owner and let the `default` worker provision it. Raises BadRequest, Conflict."""
     template_fields(template)
     with transaction.atomic():
-        tenant = tenant_reserve(name=name, slug=slug or free_slug(name), email=user.email)
+        tenant = reserve(name=name, slug=slug, email=user.email)
         Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER)
         milestone(tenant_id=tenant.id, name="signed_up")
         transaction.on_commit(lambda: provision_later(tenant.id, template))
@@ -65,12 +66,24 @@ def provision_later(tenant_id: str, template: str) -> None:
 
 
 def free_slug(name: str) -> str:
-    """A slug of the name, with a number where it is taken or not allowed."""
+    """A slug of the name, with a number where it is taken or reserved, and `ws-` before what may not begin one."""
     base = slug_of(name) or "workspace"
-    if not base[0].isalpha() or len(base) < 3:
+    if not base[0].isalpha() or len(base) < 3 or base.startswith("pg-"):
         base = f"ws-{base}"[:40].strip("-")
-    taken = set(Tenant.objects.filter(slug__startswith=base[:34]).values_list("slug", flat=True))
+    taken = RESERVED_SLUGS | set(Tenant.objects.filter(slug__startswith=base[:34]).values_list("slug", flat=True))
     return next(s for n in range(10**6) if (s := base if not n else f"{base[:34].strip('-')}-{n + 1}") not in taken)
+
+
+def reserve(*, name: str, slug: str | None, email: str) -> Tenant:
+    """With no slug given one is made of the name; who loses a race for it gets the next number. Raises BadRequest, Conflict."""
+    if slug:
+        return tenant_reserve(name=name, slug=slug, email=email)
+    for _ in range(RACES):
+        try:
+            return tenant_reserve(name=name, slug=free_slug(name), email=email)
+        except Conflict:
+            continue
+    raise Conflict(f"too many ask for a workspace called {name[:60]!r} just now; try again", param="workspace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +120,7 @@ def sign_up(*, email: str, password: str, workspace: str, accept_terms: bool, na
         try:
             with transaction.atomic():
                 user = User.objects.create_user(email, password, name=name[:120])
-                tenant = tenant_reserve(name=workspace, slug=free_slug(workspace), email=email)
+                tenant = reserve(name=workspace, slug=None, email=email)
                 Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER)
                 milestone(tenant_id=tenant.id, name="signed_up")
         except IntegrityError as error:

@@ -7,7 +7,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from apps.agents.services import template_fields
-from apps.apikeys.services import client_secrets_purge
+from apps.apikeys.services import purge
 from apps.common.actors import SYSTEM
 from apps.onboarding.services import provision_later, welcome, workspace_provision
 from apps.tenants.models import Tenant
@@ -27,11 +27,11 @@ def provision(tenant_id: str, template: str) -> None:
 
 @shared_task(name="onboarding.sweep")
 def sweep() -> None:
-    """What a crash left half done is done; what was closed long enough ago is erased; old client secrets go."""
+    """What a crash left half done is done; what was closed long enough ago is erased; old client secrets and kept answers go."""
     now = timezone.now()
     for tenant in Tenant.objects.filter(status=Tenant.Status.PROVISIONING, created_at__lt=now - timedelta(seconds=20))[:100]:
         log.warning("workspace %s was left unfinished; making it now", tenant.slug)
         provision_later(tenant.id, "assistant")
     for tenant in Tenant.objects.filter(status=Tenant.Status.CLOSED, erase_at__lt=now)[:20]:
         tenant_erase(tenant=tenant, actor=SYSTEM)
-    client_secrets_purge()
+    purge()

@@ -236,6 +236,21 @@ def issuer_save(*, tenant: Tenant | None, actor: Actor, name: str, issuer: str, 
     return row
 
 
+def issuer_remove(*, issuer: Issuer, actor: Actor) -> None:
+    """Nobody signs in by it any more; the browsers of those who did are signed out. Their accounts and memberships stay. Raises Forbidden."""
+    actor.require("tenant.write" if issuer.tenant_id else "platform", issuer.tenant_id or "")
+    with transaction.atomic():
+        for session in UserSession.objects.filter(user__identities__issuer=issuer).distinct():
+            session.end()
+        line = {"actor": actor, "action": "issuer.removed", "target": issuer.id, "before": {"issuer": issuer.issuer, "client_id": issuer.client_id}}
+        if issuer.tenant is None:
+            audit_record(**line)
+        else:
+            with bound(issuer.tenant):
+                audit_record(**line)
+        issuer.delete()
+
+
 def _public_host(url: str) -> None:
     """A tenant's own issuer may not lead into the installation's network. Raises BadRequest."""
     if not settings.OIDC_ALLOW_LOCAL:

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from datetime import timedelta
 
+from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.core import signing
 from django.core.exceptions import ValidationError
@@ -133,6 +134,7 @@ def invitation_accept(*, token: str, user: User) -> Membership:
         if not Invitation.objects.filter(pk=row.pk, accepted_at=None, revoked_at=None).update(accepted_at=timezone.now()):
             raise Gone("This invitation is accepted. Ask for a new one.")
         member, _ = Membership.objects.get_or_create(tenant=row.tenant, user=user, defaults={"role": row.role})
+        EmailAddress.objects.filter(user=user, email__iexact=row.email).update(verified=True)  # the link came by mail
         _audit(row.tenant, Actor(user.id), "invitation.accepted", row.id, after={"user": user.id, "role": member.role})
     return member
 

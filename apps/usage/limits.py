@@ -210,11 +210,18 @@ class Limiter:
             self._say(error)
 
     def live(self, level_id: str) -> int:
-        """Sessions held at a level now."""
+        """How many sessions are held at a level now."""
         try:
             return self._redis.zcount(f"limits:sessions:{level_id}", time.time(), "+inf")
         except redis.RedisError:
             return len(self._slots.get(f"limits:sessions:{level_id}", {}))
+
+    def live_ids(self, level_id: str) -> set[str]:
+        """Which ones."""
+        try:
+            return {member.decode() for member in self._redis.zrangebyscore(f"limits:sessions:{level_id}", time.time(), "+inf")}
+        except redis.RedisError:
+            return set(self._slots.get(f"limits:sessions:{level_id}", {}))
 
 
 # KEYS: one set a level. ARGV: now, ttl, session, the limit of each. Returns the first full level from 1, or 0.

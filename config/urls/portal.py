@@ -77,3 +77,7 @@ urlpatterns = [
     path("api/v1/", api.urls),
     path("admin/", admin.site.urls),
 ]
+handler400 = "apps.api.handlers.bad_request"
+handler403 = "apps.api.handlers.forbidden"
+handler404 = "apps.api.handlers.not_found"
+handler500 = "apps.api.handlers.server_error"

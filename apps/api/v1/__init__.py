@@ -6,18 +6,21 @@ from django.http import Http404
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from apps.api.v1 import account, admin, agents, keys, records, team
+from apps.api.v1 import account, admin, agents, issuers, keys, people, records, team
 from apps.api.v1.base import Key, Member, OperatorKey, OperatorSession
 from apps.common.errors import BadRequest, MissingApiKey, NotFound, Unprocessable, VivavoceError
 
 api = NinjaAPI(title="Vivavoce", version="1", description="Workspaces, agents, keys, team, sessions, usage and audit. Errors have one shape; "
                "lists are paged by cursor; a creating POST takes `Idempotency-Key`.", urls_namespace="api-v1", auth=[Key(), Member()])  # fmt: skip
 api.add_router("", account.router, tags=["workspace"])
+api.add_router("", people.router, tags=["people"])
+api.add_router("tenant", issuers.router, tags=["workspace"])
 api.add_router("agents", agents.router, tags=["agents"])
 api.add_router("keys", keys.router, tags=["keys"])
 api.add_router("", team.router, tags=["team"])
 api.add_router("", records.router, tags=["records"])
 api.add_router("admin", admin.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
+api.add_router("admin", issuers.platform, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 
 
 def _say(request, error: VivavoceError):

@@ -1,11 +1,13 @@
 from datetime import datetime
 
+from django.conf import settings
 from ninja import Field, Router
 
 from apps.api.v1.base import Body, Schema, answers, creates
+from apps.common.middleware import client_ip
 from apps.onboarding.services import sign_up
 from apps.tenants.services import tenant_update
-from apps.usage.limits import limiter, tenant_values
+from apps.usage.limits import REST, Level, limiter, tenant_values
 
 router = Router()
 
@@ -32,6 +34,8 @@ class SignedUp(Schema):
 @creates
 def signup(request, payload: SignUp):
     """A user, a workspace with a first agent, and a first key, at once."""
+    level = Level(f"signup {client_ip(request)}", {"requests_per_minute": settings.SIGNUPS_PER_MINUTE})
+    request.rate = limiter().spend((level,), "requests_per_minute", scope=REST)
     done = sign_up(**payload.dict())
     return 201, {"tenant_id": done.tenant.id, "tenant_slug": done.tenant.slug, "user_id": done.user.id, "agent_id": done.agent_id, "api_key": done.api_key,
                  "api_key_prefix": done.api_key_prefix}  # fmt: skip

@@ -146,10 +146,10 @@ def publish(request, agent_id: str):
     return 200, services.agent_publish(agent=_agent(agent_id), actor=request.actor)
 
 
-@router.get("{agent_id}/versions", response=answers(200, list[Version]), summary="Versions, newest first")
+@router.get("{agent_id}/versions", response=answers(200, Page[Version]), summary="Versions, newest first")
 @needs("agents.read")
-def versions(request, agent_id: str):
-    return 200, list(_agent(agent_id).versions.all()[:200])
+def versions(request, agent_id: str, limit: int = Limit(), after: str | None = None):
+    return 200, page(_agent(agent_id).versions.all(), order="-number", after=after, limit=limit)
 
 
 @router.post("{agent_id}/versions/{number}/use", response=answers(200, Version), summary="Roll back to a version")

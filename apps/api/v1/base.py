@@ -9,26 +9,31 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
 
+from django.core.signing import BadSignature, Signer
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from ninja import Field, Query, Schema
 from ninja.responses import NinjaJSONEncoder
 from ninja.security import HttpBearer, SessionAuth
-from pydantic import ConfigDict
+from ninja.utils import contribute_operation_callback
+from pydantic import AfterValidator, ConfigDict
 
 from apps.accounts.models import Secret
 from apps.apikeys.models import ApiKey, IdempotentAnswer
 from apps.apikeys.services import api_key_authenticate, operator_authenticate
 from apps.common.actors import Actor
 from apps.common.errors import AccountDeactivated, BadRequest, Conflict, InsufficientScope, NotFound
+from apps.teams.models import Membership
 from apps.teams.oidc import bearer_user
 from apps.teams.permissions import actor_of, operator
 from apps.teams.selectors import membership_in, memberships_of
 from apps.tenants.context import rebind
 from apps.tenants.models import Tenant
-from apps.usage.limits import REST, levels_of, limiter
+from apps.usage.limits import REST, Level, levels_of, limiter
 
 T = TypeVar("T")
 TENANT_HEADER = "X-Vivavoce-Tenant"
@@ -38,6 +43,18 @@ class Body(Schema):
     """A request body: unknown keys are refused, so that a misspelt one does not pass unseen."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def _utc(value: datetime) -> datetime:
+    """PostgreSQL takes no offset beyond 15:59 and no year beyond its own."""
+    if value.tzinfo is None:
+        raise ValueError("needs a time zone, e.g. 2027-01-31T12:00:00Z")
+    if not 1970 < value.year < 9999:
+        raise ValueError("expected a year from 1971 to 9998")
+    return value.astimezone(UTC)
+
+
+When = Annotated[datetime, AfterValidator(_utc)]
 
 
 class ErrorDetail(Schema):
@@ -67,19 +84,21 @@ class Page(Schema, Generic[T]):
 
 
 def page(rows, *, order: str, after: str | None, limit: int) -> dict:
-    """Newest first (or `order` as given), `after` = the last id seen."""
-    name = order.lstrip("-")
-    rows = rows.order_by(order)
+    """Rows in `order`, by id where it ties. `after`: the signed cursor of the page before; it holds when the row it names is gone."""
+    name, down = order.lstrip("-"), order.startswith("-")
+    cursor = Signer(salt=f"cursor {rows.model._meta.label}")
     if after:
-        if "\0" in after:
-            raise BadRequest("after: not a cursor of ours", param="after")
-        last = rows.model.objects.filter(pk=after).values_list(name, flat=True).first()
-        if last is None:
-            raise BadRequest(f"after={after[:60]!r}: not a cursor of ours", param="after")
-        rows = rows.filter(**{f"{name}__lt" if order.startswith("-") else f"{name}__gt": last})
-    found = list(rows[: limit + 1])
+        try:
+            value, pk = cursor.unsign_object(after)
+        except (BadSignature, ValueError, TypeError):
+            raise BadRequest(f"after={after[:60]!r}: not a cursor of this list; begin without one", param="after") from None
+        value, sign = rows.model._meta.get_field(name).to_python(value), "lt" if down else "gt"
+        rows = rows.filter(Q(**{f"{name}__{sign}": value}) | Q(**{name: value, f"pk__{sign}": pk}))
+    found = list(rows.order_by(order, "-pk" if down else "pk")[: limit + 1])
     data, more = found[:limit], len(found) > limit
-    return {"object": "list", "data": data, "has_more": more, "next": str(data[-1].pk) if more else None}
+    last = getattr(data[-1], name) if more else None
+    return {"object": "list", "data": data, "has_more": more,
+            "next": cursor.sign_object([last if isinstance(last, int) else last.isoformat(), data[-1].pk]) if more else None}  # fmt: skip
 
 
 def Limit() -> Any:
@@ -136,6 +155,30 @@ def _member(request: HttpRequest, user) -> Actor:
     return _enter(request, member.tenant, actor_of(member), None)
 
 
+REQUESTS_OF_A_PERSON = 300  # a minute, where no workspace counts
+
+
+def _person(request: HttpRequest, user) -> Any:
+    level = Level(user.id, {"requests_per_minute": REQUESTS_OF_A_PERSON})
+    request.rate = limiter().spend((level,), "requests_per_minute", scope=REST)
+    request.actor = Actor(user.id, name=user.email)
+    request.person = user
+    return user
+
+
+class PersonToken(HttpBearer):
+    """A JWT of an OpenID provider, for what a person does without a workspace."""
+
+    def authenticate(self, request: HttpRequest, token: str):
+        return _person(request, bearer_user(token)) if token.count(".") == 2 else None
+
+
+class PersonSession(SessionAuth):
+    def authenticate(self, request: HttpRequest, key):
+        user = super().authenticate(request, key)
+        return _person(request, user) if user else None
+
+
 class OperatorKey(HttpBearer):
     """`Authorization: Bearer vo_…` (`manage.py apikey operator`)."""
 
@@ -152,6 +195,14 @@ class OperatorSession(SessionAuth):
             return None
         request.actor = actor
         return actor
+
+
+def membership_of(request: HttpRequest, slug: str) -> Membership:
+    """That of the person who asks; a workspace of others is one that does not exist. Raises NotFound."""
+    member = None if "\0" in slug else membership_in(request.person, slug)
+    if member is None:
+        raise NotFound(f"no workspace {slug[:60]!r}")
+    return member
 
 
 def needs(permission: str) -> Callable:
@@ -187,7 +238,16 @@ def creates(view: Callable) -> Callable:
         digest = hashlib.sha256(f"{request.method} {request.path}\n".encode() + request.body).hexdigest()
         return _once(lambda: view(request, *args, **kwargs), caller[:80], key, digest)
 
+    contribute_operation_callback(wrapped, _with_idempotency_key)
     return wrapped
+
+
+def _with_idempotency_key(operation) -> None:
+    """Names the header in the OpenAPI document."""
+    operation.openapi_extra = {**(operation.openapi_extra or {}), "parameters": [{
+        "in": "header", "name": "Idempotency-Key", "required": False, "schema": {"type": "string", "maxLength": 255, "pattern": "^[ -~]*$"},
+        "description": "a repeat with the same key is answered as the first time and changes nothing (for a day)", "example": "order-1842",
+    }]}  # fmt: skip
 
 
 def _once(act: Callable, caller: str, key: str, digest: str):

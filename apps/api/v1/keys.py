@@ -1,12 +1,11 @@
 from datetime import datetime
 
-from django.utils import timezone
 from ninja import Field, Router
 
-from apps.api.v1.base import Body, Limit, Page, Schema, answers, creates, needs, page
+from apps.api.v1.base import Body, Limit, Page, Schema, When, answers, creates, needs, page
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import DEFAULT_SCOPES, api_key_issue, api_key_revoke, api_key_rotate
-from apps.common.errors import BadRequest, NotFound
+from apps.common.errors import NotFound
 
 router = Router()
 
@@ -33,7 +32,7 @@ class NewKey(KeyOut):
 class KeyIn(Body):
     name: str = Field(examples=["production"])
     scopes: list[str] = Field(list(DEFAULT_SCOPES), examples=[["realtime:connect"]], max_length=10)
-    expires_at: datetime | None = None
+    expires_at: When | None = Field(None, examples=["2027-01-31T12:00:00Z"])
     limits: dict[str, int] = Field({}, examples=[{"concurrent_sessions": 5}])
     allowed_origins: list[str] = Field([], max_length=100)
 
@@ -63,10 +62,7 @@ def listing(request, limit: int = Limit(), after: str | None = None):
 @needs("keys.write")
 @creates
 def create(request, payload: KeyIn):
-    values = payload.dict()
-    if values["expires_at"] and timezone.is_naive(values["expires_at"]):
-        raise BadRequest("expires_at needs a time zone", param="expires_at")
-    return 201, _new(*api_key_issue(tenant=request.tenant, actor=request.actor, **values))
+    return 201, _new(*api_key_issue(tenant=request.tenant, actor=request.actor, **payload.dict()))
 
 
 @router.get("{key_id}", response=answers(200, KeyOut), summary="A key")

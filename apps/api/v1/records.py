@@ -42,6 +42,13 @@ class SessionDetail(SessionOut):
     turns: list[Turn]
 
 
+class ItemOut(Schema):
+    item_id: str
+    previous_item_id: str
+    created_at: datetime
+    item: dict[str, Any]
+
+
 class AuditOut(Schema):
     id: str
     seq: int
@@ -77,12 +84,18 @@ def sessions(request, limit: int = Limit(), after: str | None = None):
     return 200, page(VoiceSession.objects.all(), order="-opened_at", after=after, limit=limit)
 
 
-@router.get("sessions/{session_id}", response=answers(200, SessionDetail), summary="A session with its items and turns")
+@router.get("sessions/{session_id}", response=answers(200, SessionDetail), summary="A session with its first 1000 items and turns")
 @needs("sessions.read")
 def session(request, session_id: str):
     row = _session(session_id)
     items = [i.item for i in row.items.filter(deleted=False).order_by("id")[:1000]]
     return 200, {**SessionOut.from_orm(row).dict(), "items": items, "turns": list(row.turns.all()[:1000])}
+
+
+@router.get("sessions/{session_id}/items", response=answers(200, Page[ItemOut]), summary="Its items in the order they came")
+@needs("sessions.read")
+def items(request, session_id: str, limit: int = Limit(), after: str | None = None):
+    return 200, page(_session(session_id).items.filter(deleted=False), order="created_at", after=after, limit=limit)
 
 
 @router.post("sessions/{session_id}/end", response=answers(204), summary="End a live session")

@@ -58,8 +58,7 @@ def member_role(request, member_id: str, payload: RoleIn):
     return 200, row
 
 
-@router.delete("members/{member_id}", response=answers(204), summary="Remove a member")
-@needs("team.write")
+@router.delete("members/{member_id}", response=answers(204), summary="Remove a member, or leave")
 def member_remove(request, member_id: str):
     services.member_remove(membership=_one(Membership, request, member_id, "member"), actor=request.actor)
     return 204, None

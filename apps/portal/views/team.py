@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from allauth.account.models import EmailAddress
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -76,7 +75,6 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
         found_one = services.invitation_read(token=token)
         if request.method == "POST" and request.user.is_authenticated:
             member = services.invitation_accept(token=token, user=request.user)
-            EmailAddress.objects.filter(user=request.user, email__iexact=found_one.email).update(verified=True)  # the link came by mail
             return redirect("overview", slug=member.tenant.slug)
     except VivavoceError as error:
         return render(request, "portal/notice.html", {"title": "Invitation", "text": error.message}, status=error.status)
