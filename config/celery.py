@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from celery import Celery
 from celery.signals import before_task_publish, task_postrun, task_prerun
@@ -29,6 +30,7 @@ _tokens: dict[str, object] = {}
 def carry_tenant(headers=None, **kwargs) -> None:
     from apps.tenants.context import bound_or_none
 
+    headers["sent_at"] = time.time()  # for voice_queue_age_seconds
     found = bound_or_none()
     if found is not None and found.tenant_id:
         headers["tenant"] = [found.tenant_id, found.schema, found.slug]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,18 +9,14 @@ from concurrent.futures import TimeoutError as Late
 from contextvars import copy_context
 
 import prometheus_client
-import redis
-from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from apps.common.errors import Overloaded
+from apps.api.queues import STAGES, client, worker_report
 from apps.tenants.context import bound_public
 
 CHECK_S = 1.0
-STAGES = ("stt", "llm", "tts")
 _pool = ThreadPoolExecutor(8, thread_name_prefix="ready")
-_client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=CHECK_S, socket_connect_timeout=CHECK_S)
 
 
 def health(request: HttpRequest) -> JsonResponse:
@@ -38,33 +33,18 @@ def _postgres() -> dict:
 
 
 def _redis() -> dict:
-    _client.ping()
+    client.ping()
     return {}
-
-
-def _report(stage: str) -> dict:
-    """What the workers of a stage said of themselves in the last 3 s."""
-    keys = list(_client.scan_iter(f"voice:worker:{stage}:*", count=500))
-    states = [json.loads(v) for v in (_client.mget(keys) if keys else []) if v]
-    return {"workers": len(states), "busy": sum(s["busy"] for s in states), "slots": sum(s["slots"] for s in states)}
 
 
 def _workers(stage: str) -> Callable[[], dict]:
     def check() -> dict:
-        report = _report(stage)
+        report = worker_report(stage)
         if not report["workers"]:
             raise RuntimeError(f"no {stage} worker has reported in the last 3 s")
         return report
 
     return check
-
-
-def queues() -> dict[str, dict]:
-    """Each stage's queue: jobs that wait, and its workers. Raises Overloaded when Redis is away."""
-    try:
-        return {stage: {"waiting": _client.llen(stage), **_report(stage)} for stage in STAGES}
-    except redis.RedisError as error:
-        raise Overloaded("Redis does not answer; try again.", retry_after_s=2) from error
 
 
 def readiness(with_workers: bool) -> tuple[bool, dict]:
