@@ -29,6 +29,7 @@ $(VENV)/.run: requirements.txt | $(PY)
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.run
 	@sh tests/browser/install.sh
+	@sh tests/deploy/install.sh $(CURDIR)/$(VENV)/tools
 	@echo "Installing test requirements …"
 	@$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -r requirements/test.txt
 	@touch $@

@@ -39,3 +39,4 @@ OUTPUT_BUFFER_BYTES = envint("OUTPUT_BUFFER_BYTES", 4 * 1024 * 1024)  # unsent f
 OUTPUT_STALL_SECONDS = envint("OUTPUT_STALL_SECONDS", 20)  # one frame may take this long to be taken
 PING_SECONDS = envint("PING_SECONDS", 20)
 VAD_GATE_DB = envfloat("VAD_GATE_DB", -55.0)  # below this level (dBFS) a frame is silence without asking the model; 0 = off
+OTEL_ENDPOINT = envstr("OTEL_EXPORTER_OTLP_ENDPOINT")  # of an OpenTelemetry collector, e.g. http://localhost:4318; empty = no tracing

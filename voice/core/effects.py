@@ -88,6 +88,7 @@ class RecordTurn:
     usage: dict[str, int] = field(default_factory=dict)
     # the same meters, of work that the client never got (speculative, dropped, failed): kept apart, never billed
     unbilled: dict[str, int] = field(default_factory=dict)
+    began: float = 0.0  # where the waterfall begins: monotonic seconds of the session's own clock; 0 = no waterfall
 
 
 @dataclass(frozen=True, slots=True)

@@ -392,7 +392,8 @@ class Response:
         segments = self.clock.segments()
         if context.settings.extensions:
             self._send_timing(dict(segments))
-        context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters()))
+        context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters(),
+                              began=self.clock.base))  # fmt: skip
 
     def _count(self, context: Context) -> None:
         spent = self.spent

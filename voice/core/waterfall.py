@@ -9,7 +9,7 @@ class Waterfall:
     """`base`: end of the user's speech, or the client's response.create; monotonic seconds."""
 
     def __init__(self, base: float):
-        self._base = base
+        self.base = base
         self._ends: dict[str, float] = {}
 
     def mark(self, name: str, now: float) -> None:
@@ -21,7 +21,7 @@ class Waterfall:
 
     def segments(self) -> tuple[tuple[str, float], ...]:
         """(name, ms) in order; never negative; those that did not happen are left out."""
-        rows, before = [], self._base
+        rows, before = [], self.base
         for name in NAMES:
             if name in self._ends:
                 end = max(before, self._ends[name])

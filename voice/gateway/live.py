@@ -21,10 +21,10 @@ from voice.audio.detector import Detector
 from voice.bus.redis import BusUnavailable
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
-from voice.core.jobs import Chunk, Job, Stage
+from voice.core.jobs import Chunk, ChunkKind, Job, Stage
 from voice.core.session import Session
 from voice.core.settings import SessionConfig
-from voice.gateway import metrics
+from voice.gateway import metrics, tracing
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place
 from voice.gateway.outbox import Outbox
@@ -48,6 +48,7 @@ class Live:
         self.detector = Detector(None, config.VAD_GATE_DB)
         self.sound = Sound()
         self.place, self.dispatch, self.store = place, dispatch, store
+        self.trace = tracing.of_session(place.session_id, place.owner[0])
         self.outbox: Outbox | None = None  # of the connection, while there is one
         self.began = time.monotonic()
         self.closed = asyncio.Event()
@@ -95,6 +96,8 @@ class Live:
     def do_open(self, effect: fx.OpenJob) -> None:
         self._jobs.add(effect.job.id)
         self.dispatch.listen(effect.job, self)
+        if self.trace:
+            self.trace.opened(effect.job)
         if effect.job.stage in METERED and effect.job.id not in self._metered:
             self._metered.add(effect.job.id)
             self.spawn(self._open_metered(effect.job, effect.feeds), "open")
@@ -150,11 +153,9 @@ class Live:
         self.store.record_turn(effect)
         if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
             self.spawn(self.place.count("tokens_per_minute", tokens), "count")
-        metrics.RESPONSES.labels(effect.status).inc()
-        for name, ms in effect.segments:
-            metrics.SEGMENT.labels(name).observe(ms / 1000)
-        if effect.segments:
-            metrics.FIRST.observe(sum(ms for _, ms in effect.segments) / 1000)
+        metrics.observe_turn(effect)
+        if self.trace:
+            self.trace.turn(effect, time.monotonic())
 
     def do_close(self, effect: fx.Close) -> None:
         self.stop(effect.code, effect.reason)
@@ -162,6 +163,8 @@ class Live:
     # Callbacks
 
     def on_chunk(self, chunk: Chunk) -> None:
+        if self.trace and chunk.kind in (ChunkKind.DONE, ChunkKind.FAILED):
+            self.trace.done(chunk)
         try:
             self.perform(self.session.engine(chunk, time.monotonic()))
         except Exception:  # one session's fault must not stop the routing of all
@@ -265,6 +268,8 @@ class Live:
             await self.outbox.say_goodbye(self.close_code, self.close_reason)
         self.store.end(self.close_reason, round((now - self.began) * 1000))
         await self.store.close()
+        if self.trace:
+            self.trace.end(self.close_reason)
         for task in [t for t in self._tasks if t.get_name() != "cancel"]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

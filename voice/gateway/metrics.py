@@ -1,6 +1,10 @@
+"""What the gateway counts. Names: docs/operations.md, "Watching it"."""
+
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from voice.core.effects import RecordTurn
 
 _MS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SESSIONS = Gauge("voice_sessions", "Live realtime sessions", ["tenant"])
@@ -8,6 +12,21 @@ EVENTS_IN = Counter("voice_client_events_total", "Client events received", ["typ
 REFUSED = Counter("voice_handshakes_refused_total", "Handshakes refused", ["code"])
 CUT = Counter("voice_sessions_cut_total", "Sessions ended by us", ["reason"])
 RESPONSES = Counter("voice_responses_total", "Responses by how they ended", ["status"])
-SEGMENT = Histogram("voice_turn_segment_seconds", "Segments of a turn's waterfall", ["segment"], buckets=_MS)
-FIRST = Histogram("voice_turn_first_output_seconds", "End of speech to the first audio or text sent", buckets=_MS)
+VAD = Histogram("voice_vad_seconds", "End of speech to the certainty that it was one", buckets=_MS)
+STT = Histogram("voice_stt_seconds", "Certain end of speech to the transcript, waiting included", buckets=_MS)
+LLM_FIRST_TOKEN = Histogram("voice_llm_first_token_seconds", "Transcript to the first words of the answer, waiting included", buckets=_MS)
+TTS_FIRST_BYTE = Histogram("voice_tts_first_byte_seconds", "First sentence to its first audio, waiting included", buckets=_MS)
+FIRST = Histogram("voice_first_audio_seconds", "End of speech (or response.create) to the first audio or text sent", buckets=_MS)
 EVENT_SECONDS = Histogram("voice_event_seconds", "Handling of one client event", buckets=(0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5))
+_STAGES = ((VAD, ("endpointing",)), (STT, ("stt_queue", "stt")), (LLM_FIRST_TOKEN, ("llm_queue", "llm")), (TTS_FIRST_BYTE, ("tts_queue", "tts")))
+
+
+def observe_turn(turn: RecordTurn) -> None:
+    """Count a response that ended, by its waterfall (voice/core/waterfall.py)."""
+    RESPONSES.labels(turn.status).inc()
+    segments = dict(turn.segments)
+    for histogram, names in _STAGES:
+        if found := [segments[name] for name in names if name in segments]:
+            histogram.observe(sum(found) / 1000)
+    if segments:
+        FIRST.observe(sum(segments.values()) / 1000)
