@@ -63,7 +63,7 @@ def test_every_pod_is_probed_confined_and_knows_the_settings():
         if name in ("gateway", "portal"):
             assert container["readinessProbe"]["httpGet"]["path"] == "/ready" and container["livenessProbe"]["httpGet"]["path"] == "/health"
         elif name.removeprefix("worker-") in ("stt", "llm", "tts"):
-            assert container["livenessProbe"]["exec"]["command"][:3] == ["python", "-m", "voice.workers.alive"]
+            assert container["livenessProbe"]["exec"]["command"][:3] == ["python", "-m", "config.alive"]
     assert of_kind(documents, "Deployment")["gateway"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 30  # the drain
 
 

@@ -1,4 +1,4 @@
-"""`python -m voice.workers.alive STAGE`: exit 0 while a worker of this host says it serves that stage; for liveness probes.
+"""`python -m config.alive STAGE`: exit 0 while a worker of this host says it serves that stage; for liveness probes.
 
 Redis away proves nothing against the worker: that counts as alive.
 """
