@@ -18,10 +18,11 @@ app.conf.update(
     worker_hijack_root_logger=False, broker_connection_retry_on_startup=True, enable_utc=True,
     beat_schedule={"close-lost-sessions": {"task": "conversations.close_lost", "schedule": 60.0},
                    "sweep": {"task": "onboarding.sweep", "schedule": 20.0},
+                   "sum-usage": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15}},
                    "identities": {"task": "teams.identities_check", "schedule": 10.0, "options": {"expires": 30}}},
 )  # fmt: skip
 app.set_default()
-app.autodiscover_tasks(["apps.conversations", "apps.onboarding", "apps.teams"], related_name="tasks")
+app.autodiscover_tasks(["apps.conversations", "apps.onboarding", "apps.teams", "apps.usage"], related_name="tasks")
 app.autodiscover_tasks(["apps.common"], related_name="mail")
 _tokens: dict[str, object] = {}
 

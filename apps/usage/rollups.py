@@ -1,0 +1,138 @@
+"""Sums of the ledger, kept beside it: grown in steps from the entries that wait (`UsagePending`), or made anew from the whole ledger.
+
+An entry and its waiting row are written together, and the row is deleted in the transaction that adds the entry to the sums: each
+entry is counted once whatever order they come in and whoever is killed. One advisory lock a tenant lets one process roll at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connection, transaction
+
+from apps.usage.reservations import settle
+
+LOCK = 0x7573_6167  # advisory lock class
+BATCH = 5000  # entries a step
+
+_SUMS = """
+    grown AS (
+        INSERT INTO usage_usagerollup AS old (grain, starts, agent_id, key_id, meter, quantity, entries)
+        SELECT grain, date_trunc(grain, at, 'UTC') AS starts, agent_id, key_id, meter, sum(quantity), count(*)
+        FROM fresh, unnest(ARRAY['minute', 'hour', 'day']) AS grain GROUP BY grain, starts, agent_id, key_id, meter
+        ON CONFLICT (grain, starts, agent_id, key_id, meter)
+        DO UPDATE SET quantity = old.quantity + EXCLUDED.quantity, entries = old.entries + EXCLUDED.entries
+    ),
+    summed AS (
+        INSERT INTO usage_periodtotal AS old (period, meter, quantity, entries)
+        SELECT period, meter, sum(quantity), count(*) FROM fresh GROUP BY period, meter
+        ON CONFLICT (period, meter) DO UPDATE SET quantity = old.quantity + EXCLUDED.quantity, entries = old.entries + EXCLUDED.entries
+    )
+"""
+_STEP = f"""
+WITH taken AS (
+        DELETE FROM usage_usagepending WHERE entry_id IN (SELECT entry_id FROM usage_usagepending ORDER BY entry_id LIMIT %s) RETURNING entry_id
+    ),
+    fresh AS MATERIALIZED (SELECT e.* FROM usage_usageentry AS e JOIN taken ON taken.entry_id = e.id),
+    {_SUMS}
+SELECT session_id, period, meter, sum(quantity)::bigint, count(*) FROM fresh GROUP BY session_id, period, meter
+"""
+# One statement, so one snapshot: what is written meanwhile keeps its waiting row and is added by the next step.
+_REBUILD = f"""
+WITH cleared AS (DELETE FROM usage_usagepending),
+    fresh AS MATERIALIZED (
+        SELECT date_trunc('minute', at, 'UTC') AS at, agent_id, key_id, meter, period, sum(quantity) AS quantity, count(*) AS entries
+        FROM usage_usageentry GROUP BY 1, agent_id, key_id, meter, period
+    ),
+    {_SUMS.replace("count(*)", "sum(entries)")}
+SELECT coalesce(sum(entries), 0)::bigint FROM fresh
+"""
+# Everything that the sums say and the ledger does not, or the other way round; waiting entries count for the sums.
+_DIFFERENCES = """
+WITH base AS MATERIALIZED (
+        SELECT date_trunc('minute', at, 'UTC') AS at, agent_id, key_id, meter, period, sum(quantity) AS quantity, count(*) AS entries
+        FROM usage_usageentry GROUP BY 1, agent_id, key_id, meter, period
+    ),
+    waiting AS MATERIALIZED (SELECT e.*, 1 AS entries FROM usage_usageentry AS e JOIN usage_usagepending AS p ON p.entry_id = e.id),
+    grains AS (SELECT unnest(ARRAY['minute', 'hour', 'day']) AS grain),
+    said AS (
+        SELECT grain, starts, agent_id, key_id, meter, sum(quantity) AS quantity, sum(entries) AS entries FROM (
+            SELECT grain, starts, agent_id, key_id, meter, quantity, entries FROM usage_usagerollup
+            UNION ALL SELECT grain, date_trunc(grain, at, 'UTC'), agent_id, key_id, meter, quantity, entries FROM waiting, grains
+            UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries FROM usage_periodtotal
+            UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries FROM waiting
+        ) AS parts GROUP BY grain, starts, agent_id, key_id, meter
+    ),
+    ledger AS (
+        SELECT grain, date_trunc(grain, at, 'UTC') AS starts, agent_id, key_id, meter, sum(quantity) AS quantity, sum(entries) AS entries
+        FROM base, grains GROUP BY 1, 2, agent_id, key_id, meter
+        UNION ALL SELECT 'period', NULL, period::text, '', meter, sum(quantity), sum(entries) FROM base GROUP BY period, meter
+    )
+SELECT coalesce(s.grain, t.grain), coalesce(s.starts, t.starts), coalesce(s.agent_id, t.agent_id), coalesce(s.key_id, t.key_id),
+       coalesce(s.meter, t.meter), coalesce(s.quantity, 0)::bigint, coalesce(t.quantity, 0)::bigint
+FROM said AS s FULL JOIN ledger AS t
+    ON s.grain = t.grain AND s.starts IS NOT DISTINCT FROM t.starts AND s.agent_id = t.agent_id AND s.key_id = t.key_id AND s.meter = t.meter
+WHERE coalesce(s.quantity, 0) <> coalesce(t.quantity, 0) OR coalesce(s.entries, 0) <> coalesce(t.entries, 0)
+ORDER BY 1, 2, 3, 4, 5 LIMIT 100
+"""
+_TOTALS = """
+SELECT meter, sum(quantity)::bigint FROM (
+    SELECT period, meter, quantity FROM usage_periodtotal
+    UNION ALL SELECT e.period, e.meter, e.quantity FROM usage_usageentry AS e JOIN usage_usagepending AS p ON p.entry_id = e.id
+) AS parts WHERE %(period)s::int IS NULL OR period = %(period)s GROUP BY meter ORDER BY meter
+"""
+
+
+def roll() -> int:
+    """Add what waits to the sums and settle the reservations of its sessions; how many entries. 0 too while another process rolls."""
+    done = 0
+    while step := _roll_once():
+        done += step
+    return done
+
+
+def _roll_once() -> int:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, hashtext(current_schema()))", [LOCK])
+        return roll_step(cursor) if cursor.fetchone()[0] else 0
+
+
+def lock(cursor) -> None:
+    """Wait until no other process rolls; until the end of the transaction."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(current_schema()))", [LOCK])
+
+
+def roll_step(cursor, limit: int = BATCH) -> int:
+    """One step; the caller holds the lock."""
+    cursor.execute(_STEP, [limit])
+    rows = cursor.fetchall()
+    settle([row[:4] for row in rows])
+    return sum(row[4] for row in rows)
+
+
+@transaction.atomic
+def rebuild() -> int:
+    """Make all sums anew from the ledger; how many entries it has."""
+    with connection.cursor() as cursor:
+        lock(cursor)
+        cursor.execute("DELETE FROM usage_usagerollup")
+        cursor.execute("DELETE FROM usage_periodtotal")
+        cursor.execute(_REBUILD)
+        entries = cursor.fetchone()[0]
+        settle([])
+        return entries
+
+
+def differences() -> list[dict[str, Any]]:
+    """Where sums and ledger differ (the first hundred); empty is right."""
+    with connection.cursor() as cursor:
+        cursor.execute(_DIFFERENCES)
+        names = ("grain", "starts", "agent_id", "key_id", "meter", "said", "ledger")
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def totals(period: int | None = None) -> dict[str, int]:
+    """meter -> units, of one billing period or of all time; to the last entry committed."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TOTALS, {"period": period})
+        return dict(cursor.fetchall())
