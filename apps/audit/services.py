@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
@@ -14,6 +15,7 @@ from django.utils import timezone
 
 from apps.audit.models import AuditEntry
 from apps.common.actors import Actor, origin
+from apps.common.errors import BadRequest
 
 LOCK = 0x766F_6963  # advisory lock class: one writer of a chain at a time
 GENESIS = "0" * 64
@@ -53,13 +55,24 @@ def audit_verify() -> tuple[int, str]:
     return count, ""
 
 
-def audit_filter(*, action: str = "", actor: str = "", target: str = ""):
-    """Lines that begin with these, newest first."""
+def audit_filter(*, action: str = "", actor: str = "", target: str = "", ip: str = "", since: str = "", until: str = ""):
+    """Lines whose fields begin with these, newest first; `since` and `until` are days as YYYY-MM-DD (UTC), both inclusive. Raises BadRequest."""
     rows = AuditEntry.objects.all()
-    for name, value in (("action", action), ("actor", actor), ("target", target)):
+    for name, value in (("action", action), ("actor", actor), ("target", target), ("ip", ip)):
         if value:
             rows = rows.filter(**{f"{name}__startswith": value})
+    if since:
+        rows = rows.filter(at__gte=_day("since", since))
+    if until:
+        rows = rows.filter(at__lt=_day("until", until) + timedelta(days=1))
     return rows
+
+
+def _day(name: str, value: str) -> datetime:
+    try:
+        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise BadRequest(f"{name}={value[:40]!r}: expected a day such as 2026-11-25", param=name) from error
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -6,8 +6,8 @@ import json
 
 from django import forms
 
-from apps.agents.services import TEMPLATES
 from apps.apikeys.services import DEFAULT_SCOPES, LIMIT_NAMES, SCOPES
+from apps.onboarding.forms import template_choices
 from apps.teams.models import Role
 
 
@@ -48,19 +48,29 @@ class JsonText(forms.CharField):
 
 class NewWorkspace(forms.Form):
     name = forms.CharField(label="Workspace name", max_length=80)
-    template = forms.ChoiceField(label="First agent", choices=[(k, f"{t['title']}: {t['about']}") for k, t in TEMPLATES.items()])
+    template = forms.ChoiceField(label="First agent", choices=template_choices, initial="assistant", widget=forms.RadioSelect)
+
+
+SCOPE_WORDS = {
+    "realtime:connect": "open sessions and mint client secrets", "audio:write": "send audio", "agents:write": "change and publish agents",
+    "usage:read": "read usage, sessions and transcripts", "tenant:admin": "everything but closing the workspace and paying",
+}  # fmt: skip
 
 
 class NewKey(forms.Form):
     name = forms.CharField(label="Name", max_length=80)
-    scopes = forms.MultipleChoiceField(label="It may", choices=[(s, s) for s in SCOPES], initial=list(DEFAULT_SCOPES), widget=forms.CheckboxSelectMultiple)
-    days = forms.IntegerField(label="Expires after days (empty: never)", min_value=1, max_value=3650, required=False)
-    allowed_origins = Lines(label="Origins of browsers that may use it, one a line (empty: those of the workspace)")
+    scopes = forms.MultipleChoiceField(label="It may", choices=[(s, f"{SCOPE_WORDS[s]} ({s})") for s in SCOPES], initial=list(DEFAULT_SCOPES),
+                                       widget=forms.CheckboxSelectMultiple)  # fmt: skip
+    days = forms.IntegerField(label="Expires after days", help_text="Empty: never.", min_value=1, max_value=3650, required=False)
+    allowed_origins = Lines(label="Origins of browsers that may use it", help_text="One a line, such as https://app.example.com. Empty: those of the workspace.")
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         for name in LIMIT_NAMES:
-            self.fields[name] = forms.IntegerField(label=f"Limit: {name.replace('_', ' ')} (empty: the workspace's)", min_value=0, required=False)
+            self.fields[name] = forms.IntegerField(label=name.replace("_", " ").capitalize(), help_text="Empty: the workspace's.", min_value=0, required=False)
+
+    def limit_fields(self) -> list:
+        return [self[n] for n in LIMIT_NAMES]
 
     def limits(self) -> dict[str, int]:
         return {n: v for n in LIMIT_NAMES if (v := self.cleaned_data.get(n)) is not None}
@@ -68,23 +78,7 @@ class NewKey(forms.Form):
 
 class NewAgent(forms.Form):
     name = forms.CharField(label="Name", max_length=80)
-    template = forms.ChoiceField(label="Begin with", choices=[(k, f"{t['title']}: {t['about']}") for k, t in TEMPLATES.items()])
-
-
-class EditAgent(forms.Form):
-    instructions = forms.CharField(label="Instructions", widget=forms.Textarea(attrs={"rows": 8}), required=False, strip=False)
-    greeting = forms.CharField(label="Greeting, said first (empty: it waits for the caller)", required=False, max_length=1000)
-    voice = forms.CharField(label="Voice", max_length=40)
-    language = forms.CharField(label="Language", max_length=16)
-    turn_detection = JsonText(dict, label="Turn detection (JSON object; empty: server_vad with its defaults)")
-    tools = JsonText(list, label="Tools (JSON list of functions; with \"url\" they are called over HTTPS on hosts from the settings)")
-    limits = JsonText(dict, label="Limits (JSON object: max_session_seconds, max_output_tokens)")
-    stt_engine = forms.CharField(label="Speech recognition engine (empty: the installation's)", required=False, max_length=40)
-    stt_model = forms.CharField(label="Speech recognition model", required=False, max_length=120)
-    llm_engine = forms.CharField(label="Language model engine (empty: the installation's)", required=False, max_length=40)
-    llm_model = forms.CharField(label="Language model", required=False, max_length=120)
-    tts_engine = forms.CharField(label="Speech synthesis engine (empty: the installation's)", required=False, max_length=40)
-    tts_model = forms.CharField(label="Speech synthesis model", required=False, max_length=120)
+    template = forms.ChoiceField(label="Begin with", choices=template_choices, initial="assistant", widget=forms.RadioSelect)
 
 
 class Invite(forms.Form):
@@ -95,5 +89,5 @@ class Invite(forms.Form):
 class WorkspaceSettings(forms.Form):
     name = forms.CharField(label="Name", max_length=120)
     email = forms.EmailField(label="Contact e-mail", required=False)
-    tool_hosts = Lines(label="Hosts that agents' HTTPS tools may call, one a line")
-    allowed_origins = Lines(label="Origins of browsers that may connect, one a line (empty: all of the installation)")
+    tool_hosts = Lines(label="Hosts that agents' HTTPS tools may call", help_text="One a line, such as api.example.com. Empty: none.")
+    allowed_origins = Lines(label="Origins of browsers that may connect", help_text="One a line, such as https://app.example.com. Empty: all of the installation.")

@@ -64,6 +64,7 @@ urlpatterns = [
     path("progress/<slug:slug>", workspaces.progress, name="progress"),
     path("invitations/<str:token>", team.invitation, name="invitation"),
     path("account", account.account, name="account"),
+    path("account/sign-out-everywhere", account.sign_out_everywhere, name="sign-out-everywhere"),
     path("docs", account.docs, name="docs"),
     path("terms", account.terms, name="terms"),
     path("impersonate/<str:user_id>", account.impersonate, name="impersonate"),

@@ -14,6 +14,7 @@ from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_authenticate
 from apps.audit.models import AuditEntry
 from apps.common.actors import SYSTEM
+from apps.conversations.models import VoiceSession
 from apps.onboarding.services import workspace_create
 from apps.teams.models import Membership, Role
 from apps.tenants.context import bound, bound_public
@@ -90,13 +91,16 @@ def test_an_agent_is_drafted_published_compared_and_rolled_back(tenant):
     base = f"/t/{tenant.slug}/agents"
     made = owner.post(base, {"name": "Front desk", "template": "front-desk"})
     page = made["Location"]
-    form = {"instructions": "Be brief.", "voice": "ash", "language": "en", "tools": "[]", "turn_detection": "{}", "limits": '{"max_output_tokens": 100}'}
+    form = {"instructions": "Be brief.", "voice": "ash", "language": "en", "tools": "[]", "turn_mode": "server_vad", "silence_duration_ms": "700",
+            "create_response": "on", "max_output_tokens": "100"}  # fmt: skip
     assert owner.post(page, form).status_code == 302
     assert b"Draft, version 2" in owner.get(page).content and b"-You are the front desk" in owner.get(page).content
     assert owner.post(f"{page}/publish").status_code == 302
     with bound(tenant):
         agent = Agent.objects.get(name="Front desk")
         assert agent.published.number == 2 and agent.published.voice == "ash" and agent.published.tools == []
+        assert agent.published.turn_detection == {"type": "server_vad", "silence_duration_ms": 700, "interrupt_response": False}
+        assert agent.published.limits == {"max_output_tokens": 100}
     assert b"Be brief." in owner.get(f"{page}/compare/1/2").content
     assert owner.post(f"{page}/rollback", {"number": "1"}).status_code == 302
     with bound(tenant):
@@ -119,7 +123,7 @@ def test_a_key_is_rotated_with_grace(tenant):
     assert key.limits == {"concurrent_sessions": 3}
     new = re.search(r'class="secret">(vv_\w+)', owner.post(f"{page}/{key.id}/rotate").content.decode())[1]
     assert api_key_authenticate(secret=old).key_id == key.id and api_key_authenticate(secret=new).key_id != key.id
-    assert b"more</td>" in owner.get(page).content  # the countdown
+    assert b"data-until=" in owner.get(page).content and b"</span> more" in owner.get(page).content  # the countdown
     assert owner.post(page, {"name": "app", "scopes": ["tenant:admin"]}, follow=True).content.count(b"You need the permission") == 1
 
 
@@ -176,10 +180,35 @@ def test_the_audit_page_filters_and_its_csv_is_safe(tenant):
     owner.post(f"/t/{tenant.slug}/keys", {"name": "=cmd|' /C calc'!A0", "scopes": ["realtime:connect"]})
     owner.post(f"/t/{tenant.slug}/settings", {"name": "@SUM(1)", "email": "", "tool_hosts": "", "allowed_origins": ""})
     page = owner.get(f"/t/{tenant.slug}/audit", {"action": "api_key"}).content
-    assert b"api_key.issued" in page and b"tenant.updated" not in page
+    line = b'<span class="badge">%s</span>'
+    assert line % b"api_key.issued" in page and line % b"tenant.updated" not in page
+    part = owner.get(f"/t/{tenant.slug}/audit", {"until": "2020-01-01"}, headers={"HX-Request": "true"}).content  # htmx asks for the table alone
+    assert b"Nothing found" in part and b"<html" not in part
+    assert b"expected a day" in owner.get(f"/t/{tenant.slug}/audit", {"since": "yesterday"}).content
     text = b"".join(owner.get(f"/t/{tenant.slug}/audit.csv").streaming_content).decode()
     cells = [c.strip('"') for line in text.splitlines() for c in line.split(",")]
     assert "api_key.issued" in text and not [c for c in cells if c.startswith(("=", "+", "@"))]
+
+
+def test_sessions_are_found_by_state_and_agent(tenant):
+    owner, page = member(tenant, Role.OWNER), f"/t/{tenant.slug}/sessions"
+    with bound(tenant):
+        agent = Agent.objects.get()
+        for state in ("live", "closed"):
+            VoiceSession.objects.create(id=f"sess_{state}", agent_id=agent.id, agent_version=1, key_id="key_x", state=state)
+    live = owner.get(page, {"state": "live", "agent": agent.id}).content
+    assert b"sess_live" in live and b"sess_closed" not in live
+    assert b"No session matches" in owner.get(page, {"session": "sess_nobody"}).content
+    assert owner.get(page, {"state": "nonsense", "page": "x", "session": "\0"}).status_code == 200
+
+
+def test_signing_out_everywhere_ends_every_browser(tenant):
+    first = member(tenant, Role.VIEWER)
+    second = Client()
+    second.force_login(first.user, backend="allauth.account.auth_backends.AuthenticationBackend")
+    assert first.get("/accounts/sessions/").status_code == second.get("/accounts/sessions/").status_code == 200
+    assert first.post("/account/sign-out-everywhere").status_code == 302
+    assert first.get("/account").status_code == second.get("/account").status_code == 302
 
 
 def test_forms_without_a_csrf_token_are_refused(tenant):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 from django import template
 from django.templatetags.static import static
 from django.utils.html import format_html
@@ -39,3 +41,26 @@ def seconds(ms: int | float | None) -> str:
 def words(name: str) -> str:
     """audio_minutes_per_day -> audio minutes per day"""
     return str(name).replace("_", " ")
+
+
+@register.filter
+def of(values: dict, name: str):
+    """The value under a name that is only known at run time; None where there is none."""
+    return values.get(name)
+
+
+@register.filter
+def as_json(value) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@register.filter
+def meter_name(meter: str) -> str:
+    """audio_in_ms -> Audio in"""
+    return words(meter.removesuffix("_ms")).capitalize()
+
+
+@register.filter
+def meter_value(total: int, meter: str) -> str:
+    """A duration for meters in milliseconds, else the number with its thousands apart."""
+    return seconds(total) if meter.endswith("_ms") else f"{total:,}"

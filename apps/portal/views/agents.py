@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from django.contrib import messages
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from apps.agents import services
-from apps.agents.models import Agent
-from apps.portal.forms import EditAgent, NewAgent
+from apps.agents.models import Agent, AgentVersion
+from apps.portal.agent_form import TOOL_EXAMPLE, EditAgent
+from apps.portal.forms import NewAgent
 from apps.portal.views.access import found, in_workspace
+
+VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
+LANGUAGES = ("en", "de", "fr", "es", "it", "nl", "pl", "pt", "sv", "tr")
 
 
 def _agent(agent_id: str) -> Agent:
@@ -23,7 +28,8 @@ def agent_list(request: HttpRequest, tenant) -> HttpResponse:
         fields = services.template_fields(form.cleaned_data["template"])
         agent = services.agent_create(name=form.cleaned_data["name"], actor=request.actor, tool_hosts=tenant.tool_hosts, **fields)
         return redirect("agent", slug=tenant.slug, agent_id=agent.id)
-    rows = list(Agent.objects.filter(deleted_at=None).select_related("published"))
+    drafts = Exists(AgentVersion.objects.filter(agent=OuterRef("pk"), published_at=None))
+    rows = list(Agent.objects.filter(deleted_at=None).select_related("published").annotate(has_draft=drafts))
     return render(request, "portal/agents.html", {"tenant": tenant, "agents": rows, "form": form})
 
 
@@ -32,16 +38,16 @@ def agent_list(request: HttpRequest, tenant) -> HttpResponse:
 def agent_detail(request: HttpRequest, tenant, agent_id: str) -> HttpResponse:
     agent = _agent(agent_id)
     draft = services.draft_of(agent)
-    shown = draft or agent.published
-    form = EditAgent(request.POST or None, initial={f: getattr(shown, f) for f in services.FIELDS})
+    form = EditAgent(request.POST or None, version=draft or agent.published)
     if request.method == "POST" and form.is_valid():
-        services.draft_save(agent=agent, actor=request.actor, tool_hosts=tenant.tool_hosts, **form.cleaned_data)
+        services.draft_save(agent=agent, actor=request.actor, tool_hosts=tenant.tool_hosts, **form.version_fields())
         messages.success(request, "Saved as a draft. Sessions get it when you publish it.")
         return redirect("agent", slug=tenant.slug, agent_id=agent.id)
     versions = list(agent.versions.all()[:100])
     return render(request, "portal/agent.html", {
         "tenant": tenant, "agent": agent, "draft": draft, "form": form, "versions": versions,
         "changes": services.versions_compare(agent.published, draft) if draft and agent.published else [],
+        "may_write": request.actor.can("agents.write"), "voices": VOICES, "languages": LANGUAGES, "tool_example": TOOL_EXAMPLE,
     })  # fmt: skip
 
 

@@ -8,10 +8,10 @@ from django.views.decorators.http import require_POST, require_safe
 from apps.agents.models import Agent
 from apps.apikeys.services import Principal, client_secret_mint
 from apps.portal.views.access import in_workspace
+from apps.portal.views.agents import VOICES
 from apps.tenants.context import Bound
 
 CLIPS = ("question", "weather", "name", "who", "light", "count", "story")
-VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 
 
 @in_workspace("talk")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -18,6 +22,7 @@ from apps.conversations.models import VoiceSession
 from apps.onboarding.services import workspace_request
 from apps.portal.forms import NewWorkspace, WorkspaceSettings
 from apps.portal.views.access import in_workspace
+from apps.portal.views.records import named
 from apps.teams.selectors import membership_in, memberships_of
 from apps.tenants.models import Tenant
 from apps.tenants.services import tenant_close, tenant_reopen, tenant_update
@@ -36,9 +41,9 @@ def home(request: HttpRequest) -> HttpResponse:
     if not request.user.is_authenticated:
         return render(request, "portal/landing.html", {"example": EXAMPLE, "base_url": settings.GATEWAY_URL + "/v1"})
     memberships = memberships_of(request.user)
-    wanted = request.session.pop("workspace", "")
+    wanted, template = request.session.pop("workspace", ""), request.session.pop("template", "assistant")
     if wanted and not memberships:
-        return _make(request, wanted, "assistant")
+        return _make(request, wanted, template)
     if not memberships:
         return redirect("new-workspace")
     if len(memberships) == 1:
@@ -72,9 +77,11 @@ def progress(request: HttpRequest, slug: str) -> HttpResponse:
     membership = membership_in(request.user, slug)
     if membership is None:
         raise Http404
-    if membership.tenant.status != Tenant.Status.PROVISIONING:
-        return redirect("quickstart", slug=slug)
-    return render(request, "portal/progress.html", {"tenant": membership.tenant})
+    tenant, part = membership.tenant, "HX-Request" in request.headers
+    if tenant.status != Tenant.Status.PROVISIONING:
+        return HttpResponse(headers={"HX-Redirect": reverse("quickstart", args=[slug])}) if part else redirect("quickstart", slug=slug)
+    waited = int((timezone.now() - tenant.created_at).total_seconds())
+    return render(request, "portal/_progress.html" if part else "portal/progress.html", {"tenant": tenant, "waited": waited})
 
 
 @in_workspace("sessions.read")
@@ -83,11 +90,25 @@ def overview(request: HttpRequest, tenant) -> HttpResponse:
     values = tenant_values(tenant)
     return render(request, "portal/overview.html", {
         "tenant": tenant, "agents": list(Agent.objects.filter(deleted_at=None).select_related("published")),
-        "sessions": list(VoiceSession.objects.all()[:10]), "usage": usage_totals(), "engines": settings.VOICE_ENGINES,
-        "live": limiter().live(tenant.id), "limits": values,
-        "steps": [("Signed up", "signed_up"), ("First session", "first_session"), ("First answer", "first_answer"), ("Payment method", "payment_method")],
-        "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime", "base_url": settings.GATEWAY_URL + "/v1",
+        "sessions": named(VoiceSession.objects.all()[:8]), "session_count": VoiceSession.objects.count(), "usage": usage_totals(),
+        "engines": settings.VOICE_ENGINES, "live": limiter().live(tenant.id), "limits": values, "steps": first_steps(tenant),
+        "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
     })  # fmt: skip
+
+
+MILESTONES = (
+    ("signed_up", "Signed up", ""),
+    ("first_session", "First session", "Press Talk now."),
+    ("first_answer", "First answer", "Ask something: what is seven plus five?"),
+    ("payment_method", "Payment method", "Needed when the trial ends."),
+)
+
+
+def first_steps(tenant: Tenant) -> list[dict]:
+    """Milestones with the time they were reached; the first open one is the next."""
+    reached = {"signed_up": tenant.created_at} | {name: datetime.fromisoformat(at) for name, at in tenant.milestones.items()}
+    following = next((name for name, *_ in MILESTONES if name not in reached), "")
+    return [{"label": label, "hint": hint, "done": reached.get(name), "next": name == following} for name, label, hint in MILESTONES]
 
 
 @in_workspace("sessions.read", write="keys.write")
@@ -98,7 +119,7 @@ def quickstart(request: HttpRequest, tenant) -> HttpResponse:
     if request.method == "POST":
         _, secret = api_key_issue(tenant=tenant, name=f"key {ApiKey.objects.filter(tenant=tenant).count() + 1}", actor=request.actor)
     return render(request, "portal/quickstart.html", {
-        "tenant": tenant, "secret": secret, "key": secret or "vv_…", "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
+        "tenant": tenant, "secret": secret, "key": secret or "vv_…", "has_key": ApiKey.objects.filter(tenant=tenant).exists(), "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
     })  # fmt: skip
 
 
@@ -112,7 +133,7 @@ def workspace_settings(request: HttpRequest, tenant) -> HttpResponse:
         messages.success(request, "Saved.")
         return redirect("settings", slug=tenant.slug)
     values = tenant_values(tenant)
-    return render(request, "portal/settings.html", {"tenant": tenant, "form": form, "limits": values, "issuers": list(tenant.issuers.all())})
+    return render(request, "portal/settings.html", {"tenant": tenant, "form": form, "limits": values, "issuers": list(tenant.issuers.all()), "may_write": request.actor.can("tenant.write")})
 
 
 @in_workspace("tenant.own", any_status=True)
