@@ -98,3 +98,11 @@ def test_nobody_sets_the_schema_but_the_tenants_app():
             if path not in allowed:
                 for word in ("schema_context", "tenant_context", ".set_tenant(", ".set_schema(", "set_schema_to_public"):
                     assert word not in text, f"{path.relative_to(ROOT)} uses {word}"
+
+
+def test_the_billing_sandbox_stands_alone():
+    """A process of its own that knows nothing of the product: the standard library and its HTTP server."""
+    for path in files("tools/billing_sandbox"):
+        for name in imports(path):
+            top = name.split(".")[0]
+            assert top in sys.stdlib_module_names or name.startswith("tools.billing_sandbox") or name in ("tools", "uvicorn"), f"{path.name} imports {name}"

@@ -1,0 +1,18 @@
+"""One module per noun; importing them fills the tables of routes, views and timers in sandbox.py."""
+
+from tools.billing_sandbox.resources import (  # noqa: F401
+    accounts,
+    coupons,
+    customers,
+    events,
+    invoice_items,
+    invoices,
+    meters,
+    payment_intents,
+    payment_methods,
+    prices,
+    products,
+    setup_intents,
+    subscriptions,
+    tax_rates,
+)
