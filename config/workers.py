@@ -21,7 +21,8 @@ STAGES = ("stt", "llm", "tts")
 TASKS = {str(stage): name for stage, name in TASK_NAMES.items()}
 ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
-app = Celery("vivavoce-engines", broker=settings.REDIS_URL, include=["voice.workers.tasks"])
+# no fixups: Celery's own would load Django, and run its checks, wherever DJANGO_SETTINGS_MODULE is set
+app = Celery("vivavoce-engines", broker=settings.REDIS_URL, include=["voice.workers.tasks"], fixups=[])
 app.conf.update(
     task_serializer="json",
     accept_content=["json"],
