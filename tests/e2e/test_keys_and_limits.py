@@ -14,6 +14,8 @@ from apps.agents.models import Agent
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_issue, api_key_revoke
 from apps.common.actors import SYSTEM
+from apps.conversations.models import VoiceSession
+from apps.conversations.services import voice_session_end
 from apps.tenants.context import bound, bound_public
 from apps.tenants.models import Tenant
 from apps.tenants.services import tenant_override, tenant_suspend
@@ -215,3 +217,23 @@ async def test_ids_of_others_are_unknown_on_the_socket(stack, own, other):
         await Client.connect(stack.realtime, own[1], f"assistant={theirs}")
     assert refused.value.status == 404
     assert mint(stack, own[1], session={"type": "realtime", "prompt": {"id": theirs}}).status_code == 404
+
+
+async def test_a_session_ended_in_the_portal_says_goodbye_in_its_voice(stack):
+    tenant, key = stack.new_tenant("goodbye")
+
+    def end(session_id: str) -> None:
+        with bound(tenant):
+            voice_session_end(session=VoiceSession.objects.get(pk=session_id), actor=SYSTEM)
+
+    async with Client(stack.realtime, key) as client:
+        await client.type("hello")
+        await client.answer()
+        before = len(client.audio())
+        await sync_to_async(end, thread_sensitive=False)(client.events[0]["session"]["id"])
+        done = await client.answer()
+        assert done["status"] == "completed" and "Goodbye" in done["output"][0]["content"][0]["transcript"]
+        assert len(client.audio()) - before > 48000  # more than a second of speech
+        assert (await client.error())["code"] == "session_ended"
+        await client.socket.wait_closed()
+        assert client.socket.close_code == 1008

@@ -123,6 +123,13 @@ class RedisGatewayBus:
                 pipe.xadd(key, {"f": _encoder.encode(feed)}, maxlen=FEED_MAXLEN, approximate=True)
             pipe.expire(key, EXPIRE_S)
 
+    async def kept(self, key: str) -> bytes | None:
+        """Sound kept for all gateways. Raises the errors of CONNECTION_ERRORS, as `keep` does."""
+        return await self._redis.get(key)
+
+    async def keep(self, key: str, pcm: bytes, seconds: int) -> None:
+        await self._redis.set(key, pcm, ex=seconds)
+
     async def cancel(self, job: Job, reason: str) -> None:
         """Best effort: the session has dropped the job already, this only frees the worker."""
         try:

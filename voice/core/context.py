@@ -10,6 +10,7 @@ from voice.core.effects import CancelJob, Effect, FeedJob, OpenJob, SaveItem, Se
 from voice.core.jobs import Feed, Job, Stage
 from voice.core.kept_audio import KeptAudio
 from voice.core.leases import Lease
+from voice.core.notices import Notices, no_notices
 from voice.core.settings import SessionConfig, Settings
 from voice.core.usage import Allowance
 
@@ -17,8 +18,8 @@ LEASE_CHECK_S = 0.1
 
 
 class Context:
-    def __init__(self, config: SessionConfig, ids: Callable[[str], str]):
-        self.config = config
+    def __init__(self, config: SessionConfig, ids: Callable[[str], str], notices: Notices = no_notices):
+        self.config, self.notices = config, notices
         self.settings = Settings(config)
         self.conversation = Conversation(config.max_items, config.max_text_chars)
         self.conversation_id = ids("conv")

@@ -14,6 +14,7 @@ from voice.core.effects import ClearTimer, RecordTurn, SendAudio, SetTimer
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
 from voice.core.leases import Lease
+from voice.core.notices import Notice, NoticeKind
 from voice.core.setters import FORMATS
 from voice.core.states import RESPONSE, ResponseState, advance
 from voice.core.usage import Spent
@@ -22,6 +23,7 @@ from voice.core.waterfall import Waterfall
 PACE_AHEAD_S = 2.0  # audio is sent at most this far ahead of its playing
 FEED_AHEAD = 2  # sentences given to the speech engine beyond the one being sent
 LIMITED = ("rate_limit_exceeded", "insufficient_quota")  # codes of apps.common.errors.RateLimited
+PIECE = 100 * BYTES_PER_MS  # of prepared sound in one event
 TTS_JOB_MS = 15 * 60 * 1000  # a long answer holds its worker as long as it is spoken
 
 
@@ -79,10 +81,15 @@ class Response:
         self.llm: Lease | None = None
         self.tts: Lease | None = None
         self.finish_reason = ""
-        self.llm_done = False
+        self.llm_done = False  # no more text will come
+        self.counted = False  # the engine told what it spent
         self.play_end = 0.0
         self.sent_bytes = 0
         self.deltas = 0
+        self.apology: Notice | None = None  # said when all else has been
+        self.failure: tuple[str, str] | None = None  # (code, message) the response ends with after its apology
+        self.notice_bytes = 0  # of sent_bytes: not billed
+        self.mute = False  # speech synthesis is not available: text only
 
     @property
     def active(self) -> bool:
@@ -90,10 +97,13 @@ class Response:
 
     # Beginning
 
-    def begin(self, waiting: set[str]) -> None:
+    def begin(self, waiting: set[str] | None) -> None:
+        """`waiting`: user items whose transcripts must come first; None: the engines are not asked."""
+        self.context.send("response.created", response=self.wire())
+        if waiting is None:
+            return
         self.waiting = waiting
         self.context.requests.spend(1, self.context.now)
-        self.context.send("response.created", response=self.wire())
         if not waiting:
             self.open_jobs()
 
@@ -142,7 +152,67 @@ class Response:
         names = {Stage.LLM: "language model", Stage.TTS: "speech synthesis"}
         if code == "lease_lost":
             code = f"{lease.job.stage}_unavailable"
-        self.fail(code, message or f"The {names[lease.job.stage]} is not available; try again in a moment.")
+        message = message or f"The {names[lease.job.stage]} is not available; try again in a moment."
+        if lease is self.tts:
+            return self._fall_silent()
+        if code not in LIMITED and (notice := self._notice(NoticeKind.LLM_UNAVAILABLE)):
+            return self._apologise(lease, notice, "llm_unavailable" if code == "deadline_exceeded" else code, message)
+        self.fail(code, message)
+
+    # Without an engine (protocol section 9, degraded mode)
+
+    def _notice(self, kind: NoticeKind) -> Notice | None:
+        return self.context.notices(kind, self.params.voice) if self.params.modality == "audio" else None
+
+    def not_heard(self, code: str, message: str) -> None:
+        """There is no transcript to answer: say so aloud as a completed response, or fail where that cannot be done."""
+        notice = None if code in LIMITED else self._notice(NoticeKind.STT_UNAVAILABLE)
+        if notice is None:
+            return self.fail(code, message)
+        self.waiting.clear()
+        self.recite(notice)
+
+    def recite(self, notice: Notice, *, at_once: bool = False) -> None:
+        """A notice as the whole answer. `at_once`: its sound is not paced, because the connection closes behind it."""
+        self.llm_done, self.finish_reason, self.apology = True, "stop", notice
+        self._finish_if_done()
+        if at_once:
+            self.pump(at_once=True)
+
+    def _apologise(self, lease: Lease, notice: Notice, code: str, message: str) -> None:
+        """The language model is gone: what it said is spoken to its end, then the apology, then the response has failed."""
+        self.context.end_lease(lease, "superseded")
+        self.failure, self.apology = (code, message), notice
+        self._written()
+
+    def _say_apology(self) -> None:
+        """The prepared sound as the last sentence of the message; the speech engine is not asked for it."""
+        notice, self.apology = self.apology, None
+        message = self.message or self._open_message()
+        spoken, text = message.entry.spoken, f" {notice.text}" if message.text else notice.text
+        if spoken is None:
+            self._part_event("response.output_text.delta", delta=text)
+        else:
+            index = len(spoken.sentences)
+            spoken.sentences.append(Sentence(message.cut, text, spoken.audio_ms, len(notice.pcm) / BYTES_PER_MS, final=True))
+            message.queue.extend((index, notice.pcm[at : at + PIECE]) for at in range(0, len(notice.pcm), PIECE))
+            self._part_event("response.output_audio_transcript.delta", delta=text)
+            self.notice_bytes = len(notice.pcm)
+        message.text += text
+        message.cut += len(text)
+        self.pump()
+
+    def _fall_silent(self) -> None:
+        """Speech synthesis is gone: the words go on without sound, and the response completes."""
+        self.context.end_lease(self.tts, "superseded")
+        self.mute = True
+        if self.message:
+            self._hush()
+        self._finish_if_done()
+
+    def _hush(self) -> None:
+        for sentence in self.message.entry.spoken.sentences:
+            sentence.final = True
 
     def _reopen_llm(self) -> bool:
         return self.context.reopen(self.llm, (), prefix=self.message.text if self.message else "")
@@ -178,14 +248,14 @@ class Response:
     def _add_sentences(self, texts: list[str]) -> None:
         message = self.message
         for text in texts:
-            message.entry.spoken.sentences.append(Sentence(message.cut, text, final=not text.strip()))
+            message.entry.spoken.sentences.append(Sentence(message.cut, text, final=self.mute or not text.strip()))
             message.cut += len(text)
         self._feed_ahead()
 
     def _feed_ahead(self) -> None:
         """Keep the speech engine FEED_AHEAD sentences ahead of what is being sent; tell it when no more will come."""
         message = self.message
-        if self.tts is None or message.last_fed:
+        if self.tts is None or message.last_fed or self.mute:
             return
         sentences = message.entry.spoken.sentences
         while message.fed < len(sentences) and message.fed <= message.sending + FEED_AHEAD:
@@ -204,8 +274,8 @@ class Response:
 
     def _audio(self, chunk: Chunk) -> None:
         message = self.message
-        if message is None or chunk.index >= message.fed:
-            return self.fail("tts_unavailable", f"Audio of sentence {chunk.index}, which was not asked for.")
+        if message is None or chunk.index >= message.fed:  # audio of a sentence that was not asked for
+            return self._fall_silent()
         sentence = message.entry.spoken.sentences[chunk.index]
         if sentence.final:
             return
@@ -237,13 +307,13 @@ class Response:
         heard_ms = message.received.get(chunk.index, 0) / BYTES_PER_MS
         return chunk.pcm[dropped:], tuple(m for m in chunk.marks if m[1] >= heard_ms)
 
-    def pump(self) -> None:
-        """Send audio that is due: never more than PACE_AHEAD_S before it would play."""
+    def pump(self, at_once: bool = False) -> None:
+        """Send audio that is due: never more than PACE_AHEAD_S before it would play, but for `at_once`."""
         message, context = self.message, self.context
         if not self.active or message is None:
             return
         while message.queue:
-            if self.play_end - context.now > PACE_AHEAD_S:
+            if self.play_end - context.now > PACE_AHEAD_S and not at_once:
                 context.do(SetTimer(f"pace:{self.id}", self.play_end - PACE_AHEAD_S + 0.02))
                 break
             index, pcm = message.queue.popleft()
@@ -260,12 +330,17 @@ class Response:
         self.context.end_lease(lease)
         if lease is self.tts:
             if self.message and any(not s.final for s in self.message.entry.spoken.sentences):
-                self.fail("tts_unavailable", "Speech synthesis ended before the last sentence.")
+                self._fall_silent()  # it ended before the last sentence
             return
-        self.llm_done = True
         self.spent.text_in += int(chunk.meta.get("input_tokens", 0))
         self.spent.text_out += int(chunk.meta.get("output_tokens", 0))
         self.finish_reason = chunk.meta.get("finish_reason", "stop")
+        self.counted = True
+        self._written()
+
+    def _written(self) -> None:
+        """No more text will come."""
+        self.llm_done = True
         if message := self.message:
             message.text_done = True
             if self.params.modality == "audio":
@@ -279,7 +354,11 @@ class Response:
         if message and self.params.modality == "audio":
             if message.queue or any(not s.final for s in message.entry.spoken.sentences):
                 return
-        if self.finish_reason == "length":
+        if self.apology:
+            return self._say_apology()
+        if self.failure:
+            self.fail(*self.failure)
+        elif self.finish_reason == "length":
             self._finish(ResponseState.INCOMPLETE, {"type": "incomplete", "reason": "max_output_tokens"}, "max_output_tokens")
         else:
             self._finish(ResponseState.COMPLETED, None, "")
@@ -397,10 +476,10 @@ class Response:
 
     def _count(self, context: Context) -> None:
         spent = self.spent
-        if not self.llm_done and self.llm is not None:  # ended early: about a token a delta, four characters a token
+        if not self.counted and self.llm is not None:  # ended early: about a token a delta, four characters a token
             spent.text_out += self.deltas
             spent.text_in += len(json.dumps(self.llm.job.params["messages"])) // 4
-        spent.audio_out_ms = self.sent_bytes // BYTES_PER_MS
+        spent.audio_out_ms = max(0, self.sent_bytes - self.notice_bytes) // BYTES_PER_MS
         spent.audio_in_ms, context.unbilled_audio_ms = context.unbilled_audio_ms, 0
         context.tokens.spend(spent.total, context.now)
 

@@ -18,6 +18,7 @@ from voice.core.errors import ProtocolError
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, Stage
 from voice.core.leases import Lease, Verdict
+from voice.core.notices import Notice, Notices, no_notices
 from voice.core.response import Response, ResponseParams
 from voice.core.setters import apply_patch
 from voice.core.settings import SessionConfig, flat_to_ga
@@ -32,8 +33,8 @@ EXPIRING_S = 60  # before the end of a session, clients that opted in are told
 
 
 class Session:
-    def __init__(self, config: SessionConfig, ids: Callable[[str], str]):
-        self.context = Context(config, ids)
+    def __init__(self, config: SessionConfig, ids: Callable[[str], str], notices: Notices = no_notices):
+        self.context = Context(config, ids, notices)
         self.state = SessionState.LIVE
         self.turns = Turns(self.context, Listeners(self._speech_started, self._heard, self._not_heard))
         self.active: Response | None = None  # of the conversation; at most one
@@ -159,6 +160,26 @@ class Session:
         context.do(ClearTimer("leases"))
         context.do(ClearTimer("expire"))
         self.state = advance(SESSION, self.state, SessionState.CLOSED)
+        return context.take()
+
+    def conclude(self, code: str, message: str, notice: Notice | None, now: float) -> list[Effect]:
+        """Nothing more for this session (a spend cap): what runs is cancelled, the notice said aloud, then the error and close 1008.
+
+        The notice is a normal completed response whose sound goes out at once; it is not billed.
+        """
+        if self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        self.unanswered = None
+        for response in [r for r in (self.active, *self.aside.values()) if r]:
+            response.cancel(code)
+        self._after()
+        if notice and context.settings.type == "realtime":
+            self._start(Response(context, self._own_params(), Waterfall(now)), None)
+            self.active.recite(notice, at_once=True)
+            self._after()
+        context.send("error", error=ProtocolError(code, message).body(None))
+        context.do(Close(1008, code))
         return context.take()
 
     # Inside
@@ -290,7 +311,8 @@ class Session:
         waiting = set(self.turns.pending) if params.input is None else set()
         self._start(Response(context, params, Waterfall(context.now)), waiting)
 
-    def _start(self, response: Response, waiting: set[str]) -> None:
+    def _start(self, response: Response, waiting: set[str] | None) -> None:
+        """`waiting`: user items whose transcripts must come first; None: nothing is asked of the engines."""
         if response.params.out_of_band:
             self.aside[response.id] = response
         else:
@@ -384,11 +406,11 @@ class Session:
         item_id = utterance.entry.item["id"]
         for response in [r for r in (self.active, *self.aside.values()) if r]:
             if item_id in response.waiting:
-                response.fail(code, message)
+                response.not_heard(code, message)
         if utterance.answer and not self.active and self.context.settings.type == "realtime":
             response = Response(self.context, self._own_params(), utterance.clock, item_id)
-            self._start(response, {item_id})
-            response.fail(code, message)
+            self._start(response, None)
+            response.not_heard(code, message)
 
     def _answer(self, utterance: Utterance) -> None:
         self._start(Response(self.context, self._own_params(), utterance.clock, utterance.entry.item["id"]), set())

@@ -22,11 +22,13 @@ from voice.bus.redis import BusUnavailable
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, ChunkKind, Job, Stage
+from voice.core.notices import NoticeKind
 from voice.core.session import Session
 from voice.core.settings import SessionConfig
 from voice.gateway import metrics, tracing
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place
+from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
 from voice.gateway.sound import Sound
 from voice.gateway.store import Store
@@ -34,6 +36,7 @@ from voice.gateway.store import Store
 log = logging.getLogger("voice.gateway")
 BYTES_PER_S = 48000
 METERED = (Stage.STT, Stage.LLM)
+ALOUD = {"insufficient_quota": NoticeKind.INSUFFICIENT_QUOTA, "session_ended": NoticeKind.SESSION_ENDED}  # ends that are spoken
 config = settings.VOICE
 
 
@@ -44,7 +47,7 @@ def make_id(prefix: str) -> str:
 
 class Live:
     def __init__(self, session_config: SessionConfig, place: Place, dispatch: Dispatch, store: Store):
-        self.session = Session(session_config, make_id)
+        self.session = Session(session_config, make_id, shelf.of(session_config, dispatch))
         self.detector = Detector(None, config.VAD_GATE_DB)
         self.sound = Sound()
         self.place, self.dispatch, self.store = place, dispatch, store
@@ -234,10 +237,14 @@ class Live:
         self.perform(self.session.refuse(ProtocolError(code, message, param=param), event_id, time.monotonic()))
 
     def end(self, code: str, message: str) -> None:
-        """From elsewhere: the client is told, then the socket is closed."""
-        if not self.closed.is_set():
-            self.error(code, message)
-            self.stop(1008, code)
+        """From elsewhere: the client is told (aloud, where there are words for it), then the socket is closed."""
+        if self.closed.is_set():
+            return
+        if kind := ALOUD.get(code):
+            notice = self.session.context.notices(kind, self.session.context.settings.values["audio"]["output"]["voice"])
+            return self.perform(self.session.conclude(code, message, notice, time.monotonic()))
+        self.error(code, message)
+        self.stop(1008, code)
 
     def fail(self) -> None:
         self.perform(self.session.refuse(ProtocolError("server_error", "Something went wrong on our side.", type="server_error"), None, time.monotonic()))
