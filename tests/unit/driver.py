@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 from typing import Any
 
 from tests.unit.ordering import OrderChecker
@@ -18,7 +19,8 @@ from voice.core.speech import SpeechEdge
 class Driver:
     def __init__(self, **config: Any):
         counter = itertools.count()
-        self.session = Session(SessionConfig("sess_1", **config), lambda prefix: f"{prefix}_{next(counter)}")
+        self.ids = lambda prefix: f"{prefix}_{next(counter)}"
+        self.session = Session(SessionConfig("sess_1", **config), self.ids)
         self.now = 100.0
         self.order = OrderChecker()
         self.sent: list[dict[str, Any]] = []
@@ -29,6 +31,15 @@ class Driver:
         self.seq: dict[tuple[str, int], int] = {}
         self.timers: dict[str, float] = {}
         self.take(self.session.start(self.now))
+
+    def move(self) -> list[dict[str, Any]]:
+        """Another process goes on with the session; what this one had heard of its jobs and not sent is lost."""
+        saved = json.loads(json.dumps(self.session.snapshot()))
+        heard = {job_id: tuple(feeds) for job_id, feeds in self.fed.items()}
+        notices = self.session.context.notices
+        self.session = Session.restore(saved, self.ids, notices)
+        self.timers = {name: at for name, at in self.timers.items() if name in ("expire", "expiring")}
+        return self.take(self.session.revive(heard, self.now))
 
     def take(self, effects: list[fx.Effect]) -> list[dict[str, Any]]:
         """Carry out effects; the frames among them."""

@@ -122,6 +122,11 @@ class SessionMachine(RuleBasedStateMachine):
     def wait(self, seconds, alive):
         self.d.pass_time(seconds, step=0.1, alive=alive)
 
+    @rule()
+    def move(self):
+        """Its gateway dies; another one restores it."""
+        self.d.move()
+
     @invariant()
     def at_most_one_active(self):
         session = self.d.session

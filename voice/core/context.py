@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from voice.core.conversation import Conversation, Entry
@@ -91,3 +92,15 @@ class Context:
         lease.feeds = list(feeds)
         self.do(OpenJob(job, feeds))
         return True
+
+    def open_again(self, old: Lease, deadline_ms: int, feeds: tuple[Feed, ...] = (), **params: Any) -> Lease:
+        """The work of a lease that another process held, as a new job: the old one's chunks go elsewhere."""
+        config = self.config
+        job = replace(old.job, id=self.ids("job"), attempt=1, params={**old.job.params, **params})
+        lease = Lease(job, old.owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000,
+                      self.now + config.wait_deadline_ms / 1000, feeds=list(feeds))  # fmt: skip
+        self.leases[job.id] = lease
+        if len(self.leases) == 1:
+            self.watch_leases()
+        self.do(OpenJob(job, feeds, counted=True))
+        return lease

@@ -78,6 +78,9 @@ class Conversation:
     def __len__(self) -> int:
         return len(self._order)
 
+    def order(self) -> list[str]:
+        return list(self._order)
+
     @property
     def last_id(self) -> str | None:
         return self._order[-1] if self._order else None

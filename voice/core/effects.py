@@ -28,6 +28,7 @@ class SendAudio:
 class OpenJob:
     job: Job
     feeds: tuple[Feed, ...] = ()  # input known already; written before the job is submitted
+    counted: bool = False  # against the limits, by the process that opened it first
 
 
 @dataclass(frozen=True, slots=True)

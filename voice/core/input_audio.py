@@ -24,6 +24,11 @@ class InputAudio:
     def held_ms(self) -> int:
         return len(self._bytes) // BYTES_PER_MS
 
+    def skip_to(self, ms: int) -> None:
+        """Audio before `ms` was written elsewhere and is gone."""
+        self._bytes.clear()
+        self._start = ms * BYTES_PER_MS
+
     def append(self, pcm: bytes) -> None:
         """Raises ProtocolError when the buffer is full; then nothing of `pcm` is taken."""
         if not self.keeps_all and len(self._bytes) > IDLE_BYTES * 2:

@@ -64,6 +64,7 @@ class Message:
     sending: int = 0  # sentence whose audio goes out
     queue: deque[tuple[int, bytes]] = field(default_factory=deque)
     received: dict[int, int] = field(default_factory=dict)  # sentence -> bytes
+    sent: dict[int, int] = field(default_factory=dict)  # sentence -> bytes
     skip: dict[int, int] = field(default_factory=dict)  # bytes of a sentence to drop after a second attempt
 
 
@@ -158,6 +159,38 @@ class Response:
         if code not in LIMITED and (notice := self._notice(NoticeKind.LLM_UNAVAILABLE)):
             return self._apologise(lease, notice, "llm_unavailable" if code == "deadline_exceeded" else code, message)
         self.fail(code, message)
+
+    # In another process than the one that began it
+
+    def revive(self) -> None:
+        """Go on where the frames ended: the language model after the text it gave, synthesis from the first sentence not wholly sent."""
+        if not self.active:
+            return
+        if self.llm is not None and not self.llm_done:
+            self.llm = self.context.open_again(self.llm, self.context.config.llm_deadline_ms, prefix=self.message.text if self.message else "")
+        if self.message and self.message.entry.spoken and not self.message.closed:
+            self._unsay()
+        if self.tts is not None and not self.mute and not (self.message and self._all_said() and self.message.text_done):
+            self.tts = self.context.open_again(self.tts, TTS_JOB_MS)
+        self.pump()
+        self._finish_if_done()
+
+    def _unsay(self) -> None:
+        """Sound that was received and not sent is gone with its process."""
+        message = self.message
+        sentences = message.entry.spoken.sentences
+        for index, sentence in enumerate(sentences):
+            sent = message.sent.get(index, 0)
+            if self.mute or self.tts is None or not sentence.text.strip() or sentence.final and message.received.get(index, 0) == sent:
+                continue
+            message.received[index] = message.skip[index] = sent
+            sentence.final, sentence.audio_ms = False, sent / BYTES_PER_MS
+            sentence.marks = [(char, at) for char, at in sentence.marks if at <= sentence.audio_ms]
+        message.fed = message.sending = next((i for i, s in enumerate(sentences) if not s.final), len(sentences))
+        message.last_fed = False
+
+    def _all_said(self) -> bool:
+        return all(s.final for s in self.message.entry.spoken.sentences)
 
     # Without an engine (protocol section 9, degraded mode)
 
@@ -318,6 +351,7 @@ class Response:
                 break
             index, pcm = message.queue.popleft()
             message.sending = index
+            message.sent[index] = message.sent.get(index, 0) + len(pcm)
             self.play_end = max(self.play_end, context.now) + len(pcm) / BYTES_PER_MS / 1000
             self.sent_bytes += len(pcm)
             self.clock.mark("send", context.now)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from voice.core import events, g711
+from voice.core import events, g711, snapshot
 from voice.core.context import Context
 from voice.core.conversation import Entry, shown
-from voice.core.effects import ClearTimer, Close, Effect, OpenJob, RecordTurn, SetTimer, SetTurnDetection
+from voice.core.effects import CancelJob, ClearTimer, Close, Effect, OpenJob, RecordTurn, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.input_audio import BYTES_PER_MS
-from voice.core.jobs import Chunk, Stage
+from voice.core.jobs import Chunk, Feed, Job, Stage
 from voice.core.leases import Lease, Verdict
 from voice.core.notices import Notice, Notices, no_notices
 from voice.core.response import Response, ResponseParams
@@ -41,6 +42,7 @@ class Session:
         self.aside: dict[str, Response] = {}  # out of band
         self.last: Response | None = None  # the last spoken one: its audio may still be playing
         self.unanswered: Utterance | None = None  # waits for the user to finish or the answer under way to end
+        self.left_open: list[Job] = []  # of the process this session was in before
         self._updated = False
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "session.update": self._update,
@@ -182,7 +184,42 @@ class Session:
         context.do(Close(1008, code))
         return context.take()
 
+    def snapshot(self) -> dict[str, Any]:
+        """All of it as JSON (voice/core/snapshot.py): {config, head, items, params}."""
+        context = self.context
+        items = {e.item["id"]: snapshot.entry_dict(e) for e in context.conversation.entries()}
+        params = {i: lease.job.params for i, lease in context.leases.items() if lease.job.stage is Stage.LLM}
+        return {"config": snapshot.config_dict(context.config), "head": snapshot.head_dict(self), "items": items, "params": params}
+
+    @classmethod
+    def restore(cls, saved: Mapping[str, Any], ids: Callable[[str], str], notices: Notices = no_notices) -> Session:
+        """The session of a snapshot. Nothing runs until `revive`. Raises KeyError, TypeError, ValueError on a broken one."""
+        return snapshot.restore(saved["config"], saved["head"], saved["items"], saved["params"], ids, notices)
+
+    def revive(self, heard: Mapping[str, tuple[Feed, ...]], now: float) -> list[Effect]:
+        """After `restore`: open again what was under way. `heard`: what each speech recognition job had been fed."""
+        context = self._at(now)
+        for job in self.left_open:
+            context.do(CancelJob(job, "superseded"))
+        self.left_open = []
+        if context.config.expires_at <= now:  # a new connection after the longest time: the conversation goes on
+            context.config = context.settings.config = replace(context.config, expires_at=int(now) + context.config.max_session_s)
+        self._watch_expiry()
+        context.do(SetTurnDetection(context.settings.turn_detection))
+        self.turns.revive(heard)
+        for response in [r for r in (self.active, *self.aside.values()) if r]:
+            response.revive()
+        self._after()
+        return context.take()
+
     # Inside
+
+    def _watch_expiry(self) -> None:
+        context = self.context
+        ends = context.config.expires_at
+        context.do(SetTimer("expire", ends))
+        if ends - context.now > EXPIRING_S:
+            context.do(SetTimer("expiring", ends - EXPIRING_S))
 
     def _at(self, now: float) -> Context:
         self.context.now = now

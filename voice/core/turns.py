@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,6 +187,19 @@ class Turns:
     @staticmethod
     def _part(entry: Entry) -> dict[str, Any]:
         return next(p for p in entry.item["content"] if p["type"] == "input_audio")
+
+    def revive(self, heard: Mapping[str, tuple[Feed, ...]]) -> None:
+        """In another process: utterances are recognised anew from what their jobs had been fed; speech that was under way is lost."""
+        if self.speech_item:
+            self.context.send("input_audio_buffer.speech_stopped", item_id=self.speech_item, audio_end_ms=self.buffer.total_ms)
+            self.context.send("input_audio_buffer.cleared")
+        self.reset_speech()
+        for utterance in list(self.pending.values()):
+            old = utterance.lease
+            feeds = heard.get(old.job.id, ())
+            utterance.lease = self.context.open_again(old, self.context.config.stt_deadline_ms, feeds)
+            if not feeds or not feeds[-1].last:
+                self.lease_failed(utterance.lease, "stt_unavailable", "The audio of this utterance was lost.", retry=False)
 
     def close(self) -> None:
         for utterance in list(self.pending.values()):
