@@ -1,4 +1,5 @@
-// Plays queued PCM16 and counts per item what has really been played: {item, ms} every 100 ms and at each item's end.
+// Plays queued PCM16 and counts per item what has really been played.
+// Tells {item, ms, waiting} every 100 ms and at each item's end; {clear: true} drops the queue and is answered with {cleared: true, item, ms, waiting}.
 class Playback extends AudioWorkletProcessor {
   constructor() {
     super();
@@ -9,14 +10,14 @@ class Playback extends AudioWorkletProcessor {
     this.told = 0;
     this.port.onmessage = ({ data }) => {
       if (data.clear) {
-        this.tell();
+        this.tell({ cleared: true });
         this.queue = [];
         this.at = 0;
       } else this.queue.push({ item: data.item, samples: new Int16Array(data.pcm) });
     };
   }
-  tell() {
-    if (this.item) this.port.postMessage({ item: this.item, ms: Math.floor((this.played * 1000) / sampleRate), waiting: this.queue.length });
+  tell(more) {
+    if (this.item) this.port.postMessage({ item: this.item, ms: Math.floor((this.played * 1000) / sampleRate), waiting: this.queue.length, ...more });
   }
   process(_, outputs) {
     const out = outputs[0][0];

@@ -91,7 +91,7 @@ def test_a_refused_microphone_is_explained(browser, portal):
     sign_up(page, portal, "Mute")
     page.click("nav >> text=Talk")
     page.click("#connect")
-    page.wait_for_selector("text=allow it beside the address bar", timeout=10000)
+    page.wait_for_selector("text=set Microphone to Allow", timeout=10000)
     context.close()
 
 

@@ -6,12 +6,13 @@ from django.http import Http404
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
+from apps.api.explorer import Explorer
 from apps.api.v1 import account, admin, agents, issuers, keys, people, records, team
 from apps.api.v1.base import Key, Member, OperatorKey, OperatorSession
 from apps.common.errors import BadRequest, MissingApiKey, NotFound, Unprocessable, VivavoceError
 
 api = NinjaAPI(title="Vivavoce", version="1", description="Workspaces, agents, keys, team, sessions, usage and audit. Errors have one shape; "
-               "lists are paged by cursor; a creating POST takes `Idempotency-Key`.", urls_namespace="api-v1", auth=[Key(), Member()])  # fmt: skip
+               "lists are paged by cursor; a creating POST takes `Idempotency-Key`.", urls_namespace="api-v1", auth=[Key(), Member()], docs=Explorer())  # fmt: skip
 api.add_router("", account.router, tags=["workspace"])
 api.add_router("", people.router, tags=["people"])
 api.add_router("tenant", issuers.router, tags=["workspace"])

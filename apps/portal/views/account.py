@@ -35,7 +35,9 @@ def sign_out_everywhere(request: HttpRequest) -> HttpResponse:
 @require_safe
 def docs(request: HttpRequest) -> HttpResponse:
     members = memberships_of(request.user) if request.user.is_authenticated else []
-    return render(request, "portal/docs.html", {"memberships": members, "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime"})
+    return render(request, "portal/docs.html", {
+        "memberships": members, "key": "vv_…", "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
+    })  # fmt: skip
 
 
 @require_safe

@@ -11,7 +11,10 @@ from apps.portal.views.access import in_workspace
 from apps.portal.views.agents import VOICES
 from apps.tenants.context import Bound
 
-CLIPS = ("question", "weather", "name", "who", "light", "count", "story")
+CLIPS = (  # samples/<name>.wav and what it says
+    ("question", "What is seven plus five?"), ("name", "My name is Alice"), ("who", "What is my name?"), ("story", "Tell me a story"),
+    ("count", "Count to fifty"), ("weather", "The weather in Paris?"), ("light", "Turn off the kitchen light"),
+)  # fmt: skip
 
 
 @in_workspace("talk")
