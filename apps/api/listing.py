@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from django.conf import settings
 from django.http import HttpRequest, JsonResponse
 
+from apps.agents.models import Agent
 from apps.agents.selectors import agent_for_session
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import Principal, api_key_authenticate
@@ -13,7 +13,9 @@ from apps.tenants.context import bound
 from apps.tenants.models import Tenant
 from apps.usage.limits import REST, levels_of, limiter
 
-ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-4o-realtime-preview", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
+# names that OpenAI's clients send by themselves: each is the workspace's default pipeline
+ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-realtime-mini", "gpt-4o-realtime-preview", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe",
+           "gpt-realtime-whisper", "gpt-transcribe", "gpt-live-transcribe", "tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o", "gpt-4o-mini")  # fmt: skip
 
 
 def authenticate(request: HttpRequest) -> Principal:
@@ -26,11 +28,19 @@ def authenticate(request: HttpRequest) -> Principal:
 
 
 def _rows() -> list[dict]:
-    engines = settings.VOICE_ENGINES
-    pipeline = {stage: {"engine": engine, "model": model} for stage, (engine, model) in engines.items()}
-    agent = agent_for_session()
-    own = {"id": "default", "object": "model", "created": 0, "owned_by": "vivavoce", "pipeline": pipeline, "agent": agent.agent_id}
-    return [own, *({"id": name, "object": "model", "created": 0, "owned_by": "vivavoce", "alias_of": "default"} for name in ALIASES)]
+    def row(name: str, created: int, /, **more) -> dict:
+        return {"id": name, "object": "model", "created": created, "owned_by": "vivavoce", **more}
+
+    own = agent_for_session()
+    rows = [row("default", 0, pipeline=_pipeline(own), agent=own.agent_id)]
+    for agent in Agent.objects.filter(deleted_at=None).exclude(published=None).order_by("created_at")[:200]:
+        config = agent_for_session(assistant=agent.id)
+        rows.append(row(agent.id, int(agent.created_at.timestamp()), pipeline=_pipeline(config), agent=agent.id, name=agent.name))
+    return [*rows, *(row(name, 0, alias_of="default") for name in ALIASES)]
+
+
+def _pipeline(agent) -> dict:
+    return {stage: {"engine": getattr(agent, f"{stage}_engine"), "model": getattr(agent, f"{stage}_model")} for stage in ("stt", "llm", "tts")}
 
 
 def model_list(request: HttpRequest) -> JsonResponse:
@@ -44,11 +54,6 @@ def model_detail(request: HttpRequest, name: str) -> JsonResponse:
     if found is None:
         raise NotFound(f"The model '{name[:80]}' does not exist; GET /v1/models lists them.", param="model")
     return JsonResponse(found)
-
-
-def upgrade_required(request: HttpRequest) -> JsonResponse:
-    error = {"message": "Connect with a WebSocket.", "type": "invalid_request_error", "code": "upgrade_required", "param": None}
-    return JsonResponse({"error": error}, status=426, headers={"Upgrade": "websocket"})
 
 
 def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:

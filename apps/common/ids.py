@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp", "ivc", "adj"}
+PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp", "req", "ivc", "adj"}
 
 
 def new_id(prefix: str) -> str:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import contextmanager
 
 import structlog
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.http import JsonResponse
+from django.utils.decorators import sync_and_async_middleware
 
 from apps.common.actors import Origin, coming_from
 from apps.common.errors import MethodNotAllowed, VivavoceError
@@ -17,18 +20,34 @@ def client_ip(request) -> str:
     return (hops[-count] if 0 < count <= len(hops) else request.META.get("REMOTE_ADDR", ""))[:45]
 
 
+@sync_and_async_middleware
 def request_id(get_response):
     """A request id in every log line, in the audit and in the answer's X-Request-Id; and how much of a rate limit is left."""
 
-    def middleware(request):
+    @contextmanager
+    def known(request):
         request.id = uuid.uuid4().hex
         with structlog.contextvars.bound_contextvars(request=request.id), coming_from(Origin(client_ip(request), request.id)):
-            response = get_response(request)
+            yield
+
+    def said(request, response):
         response["X-Request-Id"] = request.id
         if rate := getattr(request, "rate", None):
             response["X-RateLimit-Limit"], response["X-RateLimit-Remaining"] = rate.limit, rate.remaining
             response["X-RateLimit-Reset"] = int(rate.reset_s) + 1
         return response
+
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request):
+            with known(request):
+                return said(request, await get_response(request))
+
+    else:
+
+        def middleware(request):
+            with known(request):
+                return said(request, get_response(request))
 
     return middleware
 

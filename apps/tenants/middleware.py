@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from asgiref.sync import iscoroutinefunction
+from django.utils.decorators import sync_and_async_middleware
+
 from apps.tenants.context import bound_public
 
 
+@sync_and_async_middleware
 def bind_public(get_response):
-    def middleware(request):
-        with bound_public():
-            return get_response(request)
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request):
+            with bound_public():
+                return await get_response(request)
+
+    else:
+
+        def middleware(request):
+            with bound_public():
+                return get_response(request)
 
     return middleware

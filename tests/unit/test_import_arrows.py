@@ -15,13 +15,14 @@ ENGINE_HEAVY = {"faster_whisper", "ctranslate2", "tokenizers", "jinja2", "vllm",
 # package -> (own prefixes it may import, third-party top-level names; None = any)
 VOICE = {
     "voice/core": (("voice.core",), set()),
-    "voice/audio": (("voice.audio", "voice.core.speech", "voice.core.g711"), {"numpy", "soxr", "onnxruntime"}),
+    "voice/audio": (("voice.audio", "voice.core.speech", "voice.core.g711"), {"numpy", "soxr", "onnxruntime", "av"}),
     "voice/bus": (("voice.bus", "voice.core"), {"redis", "msgspec"}),
     "voice/engines": (("voice.engines", "voice.audio"), {"numpy", "soxr"} | ENGINE_HEAVY),
     "voice/workers": (("voice.workers", "voice.core.jobs", "voice.bus", "voice.engines"), {"celery", "numpy", "soxr"}),
     "voice/gateway": (("voice.gateway", "voice.core", "voice.audio", "voice.bus", "apps.common"), None),
 }
-SERVICES = {"voice/gateway/auth.py", "voice/gateway/store.py", "voice/gateway/limits.py", "voice/gateway/client_secrets.py"}  # the only ones that may call the noun apps
+SERVICES = {"voice/gateway/auth.py", "voice/gateway/store.py", "voice/gateway/limits.py", "voice/gateway/client_secrets.py",
+            "voice/gateway/rest/door.py"}  # the only ones that may call the noun apps
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:

@@ -131,8 +131,10 @@ class Engine(ABC):
 
 class STTEngine(Engine):
     @abstractmethod
-    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "") -> Iterator[Transcript]:
-        """PCM16 mono 16 kHz in; zero or more interim transcripts, then exactly one final (text "" for silence)."""
+    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "", task: str = "transcribe") -> Iterator[Transcript]:
+        """PCM16 mono 16 kHz in; zero or more interim transcripts, then exactly one final (text "" for silence).
+
+        `task`: transcribe, or translate (into English; EngineError unsupported_parameter where the model cannot)."""
 
 
 class LLMEngine(Engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from voice.gateway.consumer import RealtimeConsumer
+from voice.gateway.rest.uploads import capped
 
 PATH = "/v1/realtime"
 
@@ -15,7 +16,7 @@ def build(django):
 
     async def application(scope, receive, send):
         if scope["type"] == "http":
-            await django(scope, receive, send)
+            await capped(django, scope, receive, send)
         elif scope["type"] == "websocket" and scope["path"].rstrip("/") == PATH:
             await realtime(scope, receive, send)
         elif scope["type"] == "websocket":

@@ -16,6 +16,7 @@ from apps.tenants.models import Tenant
 from apps.usage.limits import Level, levels_of
 
 KEY_PROTOCOL = "openai-insecure-api-key."
+BETA_PROTOCOL = "openai-beta.realtime-v1"
 SCOPE = "realtime:connect"
 
 
@@ -30,6 +31,7 @@ class Handshake:
     origin: str | None
     ip: str
     extensions: bool
+    beta: bool  # speaks the beta flavour
 
     @classmethod
     def of(cls, scope: dict[str, Any]) -> Handshake:
@@ -40,8 +42,9 @@ class Handshake:
         secret = token.strip() if scheme.lower() == "bearer" else None
         secret = secret or next((p[len(KEY_PROTOCOL) :] for p in offered if p.startswith(KEY_PROTOCOL)), None) or query.get("access_token")
         extensions = query.get("extensions") == "1" or headers.get(b"x-realtime-extensions") == "1"
+        beta = "realtime=v1" in headers.get(b"openai-beta", "") or BETA_PROTOCOL in offered
         return cls(secret, query, "realtime" if "realtime" in offered else None, headers.get(b"user-agent", ""), headers.get(b"origin"),
-                   (scope.get("client") or ("",))[0], extensions)  # fmt: skip
+                   (scope.get("client") or ("",))[0], extensions, beta)  # fmt: skip
 
 
 Admitted = tuple[Principal, AgentConfig, tuple[Level, ...]]

@@ -12,11 +12,12 @@ from django.views.decorators.http import require_POST
 
 from apps.agents.selectors import agent_for_session
 from apps.apikeys.models import ApiKey
-from apps.apikeys.services import api_key_authenticate, client_secret_mint
+from apps.apikeys.services import Principal, api_key_authenticate, client_secret_mint
 from apps.common.errors import BadRequest, InsufficientScope
 from apps.tenants.context import bound
 from apps.tenants.models import Tenant
 from apps.usage.limits import REST, levels_of, limiter
+from voice.core import beta
 from voice.core.errors import ProtocolError
 from voice.core.settings import SessionConfig, Settings
 from voice.gateway.auth import SCOPE
@@ -27,18 +28,46 @@ MAX_BODY = 256 * 1024
 @csrf_exempt
 @require_POST
 def create(request: HttpRequest) -> JsonResponse:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    principal = api_key_authenticate(secret=secret.strip() if scheme.lower() == "bearer" else None)
-    if SCOPE not in principal.scopes:
-        raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
-    tenant = Tenant.objects.get(pk=principal.tenant.tenant_id)
-    request.rate = limiter().spend(levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first()), "requests_per_minute", scope=REST)
+    principal = _minter(request)
     body = _body(request)
     session = body.get("session") or {"type": "realtime"}
     with bound(principal.tenant):
         shown = effective(session)
     row, value = client_secret_mint(principal=principal, session=session, seconds=_seconds(body))
     return JsonResponse({"value": value, "expires_at": int(row.expires_at.timestamp()), "session": shown})
+
+
+@csrf_exempt
+@require_POST
+def beta_session(request: HttpRequest) -> JsonResponse:
+    """POST /v1/realtime/sessions: the beta's flat body and flat answer."""
+    return _beta(request, "realtime")
+
+
+@csrf_exempt
+@require_POST
+def beta_transcription_session(request: HttpRequest) -> JsonResponse:
+    return _beta(request, "transcription")
+
+
+def _beta(request: HttpRequest, kind: str) -> JsonResponse:
+    principal = _minter(request)
+    session = {**beta.to_ga_session(_body(request)), "type": kind}
+    with bound(principal.tenant):
+        shown = effective(session)
+    row, value = client_secret_mint(principal=principal, session=session)
+    return JsonResponse({**beta.flat_session(shown), "client_secret": {"value": value, "expires_at": int(row.expires_at.timestamp())}})
+
+
+def _minter(request: HttpRequest) -> Principal:
+    """Raises MissingApiKey, InvalidApiKey, AccountDeactivated, InsufficientScope, RateLimited."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    principal = api_key_authenticate(secret=secret.strip() if scheme.lower() == "bearer" else None)
+    if SCOPE not in principal.scopes:
+        raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
+    tenant = Tenant.objects.get(pk=principal.tenant.tenant_id)
+    request.rate = limiter().spend(levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first()), "requests_per_minute", scope=REST)
+    return principal
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:

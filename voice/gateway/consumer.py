@@ -104,6 +104,7 @@ class RealtimeConsumer:
             wanted = handshake.query.get("intent") == "transcription" or principal.session.get("type") == "transcription"
             settled = _config(place.session_id, agent, handshake, "transcription" if wanted else "realtime")
             self.live = Live(settled, place, dispatch, store)
+            self.live.beta = handshake.beta
             self.live.session.context.settings.update(principal.session)  # checked when the client secret was made
             await self.serve()
         finally:

@@ -19,6 +19,7 @@ from django.conf import settings
 from apps.common.errors import RateLimited
 from voice.audio.detector import Detector
 from voice.bus.redis import BusUnavailable
+from voice.core import beta
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, ChunkKind, Job, Stage
@@ -50,6 +51,7 @@ class Live:
         self.session = Session(session_config, make_id, shelf.of(session_config, dispatch))
         self.detector = Detector(None, config.VAD_GATE_DB)
         self.sound = Sound()
+        self.beta = False  # the client speaks the beta flavour
         self.place, self.dispatch, self.store = place, dispatch, store
         self.trace = tracing.of_session(place.session_id, place.owner[0])
         self.outbox: Outbox | None = None  # of the connection, while there is one
@@ -70,7 +72,7 @@ class Live:
 
     def receive(self, event: Any) -> None:
         """Any client event but audio."""
-        self.perform(self.session.receive(event, time.monotonic()))
+        self.perform(self.session.receive(beta.from_client(event) if self.beta else event, time.monotonic()))
 
     def audio(self, pcm: bytes, event_id: str | None) -> None:
         """The hot path: PCM16 mono 24 kHz into the detector and the session."""
@@ -85,12 +87,17 @@ class Live:
             _CARRY_OUT[type(effect)](self, effect)
 
     def do_send(self, effect: fx.Send) -> None:
-        self.put(orjson.dumps(effect.event).decode())
+        self._send(effect.event)
 
     def do_audio(self, effect: fx.SendAudio) -> None:
         pcm = self.sound.outgoing(effect.pcm, effect.format, effect.event["item_id"])
         effect.event["delta"] = pybase64.b64encode_as_string(pcm)
-        self.put(orjson.dumps(effect.event).decode())
+        self._send(effect.event)
+
+    def _send(self, event: dict[str, Any]) -> None:
+        if self.beta and (event := beta.to_client(event)) is None:
+            return
+        self.put(orjson.dumps(event).decode())
 
     def put(self, frame: str) -> None:
         if self.outbox is not None:

@@ -27,7 +27,8 @@ def transcribe(lease: Lease) -> Iterator[Chunk]:
     if params["rate_hz"] != STT_HZ:
         pcm = soxr.resample(np.frombuffer(pcm, "<i2"), params["rate_hz"], STT_HZ).astype("<i2").tobytes()
     began = time.monotonic()
-    for found in lease.engine().transcribe(pcm, language=params.get("language", "en"), prompt=params.get("prompt", "")):
+    for found in lease.engine().transcribe(pcm, language=params.get("language", "en"), prompt=params.get("prompt", ""),
+                                           task=params.get("task", "transcribe")):  # fmt: skip
         yield piece(ChunkKind.TRANSCRIPT, text=found.text, final=found.final,
                     meta={"language": found.language, "no_speech": round(found.no_speech, 3)})  # fmt: skip
     yield piece(ChunkKind.DONE, meta={"audio_ms": audio_ms, "total_ms": (time.monotonic() - began) * 1000})

@@ -35,14 +35,14 @@ class Engine(STTEngine):
         file = path / "preprocessor_config.json"
         return json.loads(file.read_text()).get("chunk_length", FULL_WINDOW_S) if file.exists() else FULL_WINDOW_S
 
-    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "") -> Iterator[Transcript]:
+    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "", task: str = "transcribe") -> Iterator[Transcript]:
         audio = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
         if len(audio) < RATE_HZ // 50:
             yield Transcript("", True, language, 1.0)
         elif self._window_s < FULL_WINDOW_S:
             yield Transcript(self._short(audio), True, "en")
         else:
-            yield from self._standard(audio, language, prompt)
+            yield from self._standard(audio, language, prompt, task)
 
     def _short(self, audio: np.ndarray) -> str:
         """A model of shorter windows: faster-whisper pads to 30 s whatever `chunk_length` says, so its parts are called."""
@@ -60,9 +60,9 @@ class Engine(STTEngine):
             texts.append(tokenizer.decode([t for t in result.sequences_ids[0] if t < tokenizer.eot]).strip())
         return " ".join(t for t in texts if t)
 
-    def _standard(self, audio: np.ndarray, language: str, prompt: str) -> Iterator[Transcript]:
+    def _standard(self, audio: np.ndarray, language: str, prompt: str, task: str) -> Iterator[Transcript]:
         segments, info = self._model.transcribe(
-            audio, language=language if self._model.model.is_multilingual else None, initial_prompt=prompt or None, beam_size=1,
+            audio, task=task, language=language if self._model.model.is_multilingual else None, initial_prompt=prompt or None, beam_size=1,
             temperature=0.0, condition_on_previous_text=False, without_timestamps=True, vad_filter=False,
         )  # fmt: skip
         text, silence = "", 0.0
