@@ -14,6 +14,9 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+# Their debug lines hold frames, statements and bodies: with them what people say and what opens doors would be in the logs
+TALKATIVE = ("uvicorn", "uvicorn.error", "websockets", "daphne", "django.db.backends", "httpx", "httpcore", "urllib3", "openai", "stripe", "celery", "kombu")
+
 
 def redact(text: str) -> str:
     return _SECRETS.sub(lambda m: next(g for g in m.groups() if g is not None) + "…", text)
@@ -54,5 +57,6 @@ def logging_config(level: str) -> None:
         # uvicorn's and daphne's access lines hold whole URLs: off, our own metrics count requests
         "loggers": {"uvicorn.access": {"handlers": [], "propagate": False, "level": "WARNING"},
                     "daphne.access": {"handlers": [], "propagate": False, "level": "WARNING"},
-                    "django.server": {"handlers": [], "propagate": False, "level": "WARNING"}},
+                    "django.server": {"handlers": [], "propagate": False, "level": "WARNING"},
+                    **{name: {"level": "INFO" if level == "DEBUG" else level} for name in TALKATIVE}},
     })  # fmt: skip
