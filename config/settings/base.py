@@ -222,7 +222,7 @@ STRIPE_SECRET_KEY = envsecret("STRIPE_SECRET_KEY")
 BILLING_SANDBOX = not STRIPE_SECRET_KEY
 BILLING_SANDBOX_PORT = envint("BILLING_SANDBOX_PORT", 12111)
 if BILLING_SANDBOX:
-    STRIPE_SECRET_KEY = "sk_test_billingsandboxofthisinstallation"
+    STRIPE_SECRET_KEY = envsecret("BILLING_SANDBOX_SECRET_KEY") or embedded_secret("billing_sandbox_key") or "sk_test_billingsandboxofthisinstallation"
     STRIPE_API_HOST = envstr("STRIPE_API_HOST", f"http://127.0.0.1:{BILLING_SANDBOX_PORT}")
 STRIPE_PUBLIC_KEY = envstr("STRIPE_PUBLIC_KEY", "")  # pk_…, for the card form
 STRIPE_LIVE_MODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from apps.common.launch.servers import LaunchError, check_disk, free_port
 from tests.infrastructure import ROOT
 
-PORTS = ("POSTGRES_PORT", "REDIS_PORT", "GATEWAY_PORT", "PORTAL_PORT")
+PORTS = ("POSTGRES_PORT", "REDIS_PORT", "GATEWAY_PORT", "PORTAL_PORT", "BILLING_SANDBOX_PORT")
 START_S = 120
 pytestmark = pytest.mark.timeout(300)
 
@@ -83,8 +84,10 @@ def test_everything_starts_answers_stops_and_starts_again(place):
     assert "what is seven plus five" in up.output and "Seven plus five is twelve." in up.output and "█" in up.output
     values = dict(line.split("=", 1) for line in (var / "demo.env").read_text().splitlines())
     assert set(values) == {"VOICE_BASE_URL", "VOICE_WS_URL", "VOICE_API_KEY", "PORTAL_URL", "PORTAL_EMAIL", "PORTAL_PASSWORD"}
+    health = urllib.request.urlopen(f"http://127.0.0.1:{ports['BILLING_SANDBOX_PORT']}/_sandbox/health", timeout=5).read()
+    assert b"stand-in for Stripe" in health
     assert (var / "demo.env").stat().st_mode & 0o077 == 0 and (var / "secrets.json").stat().st_mode & 0o077 == 0
-    second = Launched(var, {**ports, **{n: str(free_port()) for n in ("GATEWAY_PORT", "PORTAL_PORT")}})
+    second = Launched(var, {**ports, **{n: str(free_port()) for n in ("GATEWAY_PORT", "PORTAL_PORT", "BILLING_SANDBOX_PORT")}})
     assert "runs already" in second.refused()
     assert up.end(signal.SIGINT) < 10 and up.process.returncode == 0
     assert children(var) == []

@@ -20,6 +20,8 @@ MIN_SECRET = 24  # characters after sk_test_: what Stripe's own keys have at lea
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.billing_sandbox", description="A local stand-in for Stripe's API. No money moves.")
     parser.add_argument("--port", type=int, default=12111)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; never one that strangers reach")
+    parser.add_argument("--base-url", default="", help="address of its pages as browsers reach them")
     parser.add_argument("--data", type=Path, required=True, help="folder of its database")
     parser.add_argument("--secret-key", default=os.environ.get("BILLING_SANDBOX_SECRET_KEY", ""), help="what clients authenticate with (or BILLING_SANDBOX_SECRET_KEY)")
     parser.add_argument("--webhook-url", help="where events are sent; more by POST /v1/webhook_endpoints")
@@ -43,10 +45,10 @@ def main() -> None:
     options = parse()
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "WARNING"))
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sandbox = Sandbox(Store(options.data / "sandbox.sqlite"), f"http://localhost:{options.port}")
+    sandbox = Sandbox(Store(options.data / "sandbox.sqlite"), options.base_url or f"http://localhost:{options.port}")
     if options.webhook_url:
         configured_endpoint(sandbox, options.webhook_url, options.webhook_secret)
-    uvicorn.run(Server(sandbox, options.secret_key), host="127.0.0.1", port=options.port, log_level="warning", access_log=False, ws="none")
+    uvicorn.run(Server(sandbox, options.secret_key), host=options.host, port=options.port, log_level="warning", access_log=False, ws="none")
 
 
 if __name__ == "__main__":

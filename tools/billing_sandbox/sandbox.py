@@ -31,7 +31,7 @@ def route(method: str, path: str):
     pattern = re.compile(re.sub(r"\{\w+\}", r"([A-Za-z0-9_%.-]+)", path) + r"/?")
 
     def register(handler: Handler) -> Handler:
-        ROUTES.append((method, pattern, handler))
+        ROUTES.insert(len(ROUTES) if "{" in path else 0, (method, pattern, handler))  # /v1/customers/search before /v1/customers/{id}
         return handler
 
     return register

@@ -34,6 +34,12 @@ def portal(port: int, host: str = "127.0.0.1") -> Child:
     return Child("portal", (script("daphne"), "-b", host, "-p", str(port), "-v", "0", "--no-server-name", "config.asgi:portal"), "/health", port)
 
 
+def billing_sandbox(port: int, folder: Path, webhook_url: str) -> Child:
+    """The stand-in for Stripe; its keys come by BILLING_SANDBOX_SECRET_KEY and BILLING_SANDBOX_WEBHOOK_SECRET."""
+    command = (sys.executable, "-m", "tools.billing_sandbox", "--port", str(port), "--data", str(folder), "--webhook-url", webhook_url)
+    return Child("billing_sandbox", command, "/_sandbox/health", port)
+
+
 def worker(stage: str, slots: int, name: str | None = None) -> Child:
     name = name or stage
     command = (sys.executable, "-m", "celery", "-A", "config.workers:app", "worker", "-Q", stage, "-c", str(slots), "-n", f"{name}@%h", *WORKER)

@@ -21,7 +21,7 @@ from pathlib import Path
 from apps.common.launch import processes
 from apps.common.launch.servers import LaunchError, Postgres, Redis, check_disk, die_with_parent, new_secret, port_taken
 
-PARTS = ("gateway", "portal", "stt", "llm", "tts", "default", "beat")
+PARTS = ("gateway", "portal", "stt", "llm", "tts", "default", "beat", "billing_sandbox")
 STOP_S = 8
 READY_S = 90
 LOG_BYTES = 20 * 2**20
@@ -72,6 +72,9 @@ class Up:
         self.logs = self.var / "log"
         self.gateway_port = int(os.environ.get("GATEWAY_PORT", "25000"))
         self.portal_port = int(os.environ.get("PORTAL_PORT", "28000"))
+        self.sandbox_port = int(os.environ.get("BILLING_SANDBOX_PORT", "12111"))
+        if os.environ.get("STRIPE_SECRET_KEY") or os.environ.get("STRIPE_SECRET_KEY_FILE"):
+            options.parts = [p for p in options.parts if p != "billing_sandbox"]  # Stripe itself is asked
         self.servers: list[Postgres | Redis] = []
         self.running: list[Running] = []
         self.stopping = threading.Event()
@@ -124,11 +127,12 @@ class Up:
         except ValueError as error:
             raise LaunchError(f"{path} is damaged ({error}). It holds the password of the database beside it: restore it from a backup, or move "
                               f"{self.var} away to begin anew.") from error  # fmt: skip
-        wanted = ("secret_key", "postgres_password", "redis_password")
+        wanted = ("secret_key", "postgres_password", "redis_password", "billing_sandbox_key", "stripe_webhook_secret")
+        kinds = {"billing_sandbox_key": "sk_test_", "stripe_webhook_secret": "whsec_"}
         if not all(found.get(name) for name in wanted):
             if (self.var / "postgres" / "PG_VERSION").exists() and not found.get("postgres_password"):
                 raise LaunchError(f"{path} is gone, but {self.var / 'postgres'} needs the password in it: restore it from a backup, or move {self.var} away.")
-            found = {**{name: new_secret() for name in wanted}, **found}
+            found = {**{name: kinds.get(name, "") + new_secret() for name in wanted}, **found}
             self._write_private(path, json.dumps(found))
         return found
 
@@ -158,10 +162,13 @@ class Up:
             server.start()
             self.extra["REDIS_URL"] = server.url
         self.extra |= {"GATEWAY_URL": f"http://localhost:{self.gateway_port}", "GATEWAY_WS_URL": f"ws://localhost:{self.gateway_port}",
-                       "PORTAL_URL": f"http://localhost:{self.portal_port}"}  # fmt: skip
+                       "PORTAL_URL": f"http://localhost:{self.portal_port}", "BILLING_SANDBOX_PORT": str(self.sandbox_port)}  # fmt: skip
+        if "billing_sandbox" in self.options.parts:
+            self.extra |= {"BILLING_SANDBOX_SECRET_KEY": self.secrets["billing_sandbox_key"],
+                           "BILLING_SANDBOX_WEBHOOK_SECRET": os.environ.get("STRIPE_WEBHOOK_SECRET") or self.secrets["stripe_webhook_secret"]}  # fmt: skip
 
     def _wanted_ports(self) -> list[tuple[str, int]]:
-        ports = {"gateway": self.gateway_port, "portal": self.portal_port}
+        ports = {"gateway": self.gateway_port, "portal": self.portal_port, "billing_sandbox": self.sandbox_port}
         return [(name, port) for name, port in ports.items() if name in self.options.parts]
 
     def migrate(self) -> dict[str, str]:
@@ -187,6 +194,7 @@ class Up:
             "stt": processes.worker("stt", slots), "llm": processes.worker("llm", slots), "tts": processes.worker("tts", slots),
             "gateway": processes.gateway(self.gateway_port), "portal": processes.portal(self.portal_port),
             "default": processes.default_worker(), "beat": processes.beat(self.var),
+            "billing_sandbox": processes.billing_sandbox(self.sandbox_port, self.var / "billing_sandbox", f"http://127.0.0.1:{self.portal_port}/stripe/webhook"),
         }  # fmt: skip
         names = [n for n in table if n in self.options.parts]
         if not names:

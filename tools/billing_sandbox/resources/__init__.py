@@ -3,6 +3,7 @@
 from tools.billing_sandbox.resources import (  # noqa: F401
     accounts,
     coupons,
+    credit_notes,
     customers,
     events,
     invoice_items,
@@ -12,6 +13,7 @@ from tools.billing_sandbox.resources import (  # noqa: F401
     payment_methods,
     prices,
     products,
+    schedules,
     setup_intents,
     subscriptions,
     tax_rates,

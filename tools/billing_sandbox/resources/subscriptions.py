@@ -118,8 +118,8 @@ def _blank(sandbox: Sandbox, id: str, customer: str, currency: str, items: list[
     return {
         "id": id, "object": "subscription", "application": None, "application_fee_percent": None,
         "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None}, "billing_cycle_anchor": None, "billing_cycle_anchor_config": None,
-        "billing_mode": {"flexible": None, "type": "flexible"}, "billing_thresholds": None, "cancel_at": None, "cancel_at_period_end": False,
-        "canceled_at": None, "cancellation_details": {"comment": None, "feedback": None, "reason": None}, "collection_method": "charge_automatically",
+        "billing_mode": {"flexible": None, "type": "flexible"}, "billing_schedules": [], "billing_thresholds": None, "cancel_at": None, "cancel_at_period_end": False,
+        "canceled_at": None, "cancellation_details": {"comment": None, "feedback": None, "feedback_option": None, "reason": None}, "collection_method": "charge_automatically",
         "created": now, "currency": currency, "customer": customer, "customer_account": None, "days_until_due": None, "default_payment_method": None,
         "default_source": None, "default_tax_rates": [], "description": None, "discounts": [], "ended_at": None,
         "invoice_settings": {"account_tax_ids": None, "custom_fields": None, "description": None, "footer": None, "issuer": {"type": "self"}},
