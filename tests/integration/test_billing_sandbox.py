@@ -184,7 +184,7 @@ def lines_of(invoice) -> list[tuple]:
     return [(line.description, line.amount, line.quantity, line.period.start, line.period.end) for line in invoice.lines.data]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_preview_is_the_invoice_that_follows(sandbox, api, plans, data):
     """Random plans, quantities, moments, balances and ways to prorate: equal line by line."""

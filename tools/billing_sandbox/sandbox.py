@@ -109,7 +109,7 @@ class Sandbox:
 
     @staticmethod
     def new_id(prefix: str, length: int = 24) -> str:
-        return f"{prefix}_{''.join(secrets.choice(ALPHABET) for _ in range(length))}"
+        return f"{prefix}_{''.join(ALPHABET[byte % 62] for byte in secrets.token_bytes(length))}"
 
     def save(self, item: dict, event: str = "") -> dict:
         """Store `item`; with `event`, record the event of that type (with what changed) and send it to the webhook endpoints."""
