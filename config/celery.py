@@ -20,10 +20,12 @@ app.conf.update(
     beat_schedule={"close-lost-sessions": {"task": "conversations.close_lost", "schedule": 60.0},
                    "sweep": {"task": "onboarding.sweep", "schedule": 20.0},
                    "sum-usage": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15}},
+                   "billing": {"task": "billing.sweep", "schedule": 30.0, "options": {"expires": 30}},
+                   "report-usage": {"task": "billing.report", "schedule": 20.0, "options": {"expires": 20}},
                    "identities": {"task": "teams.identities_check", "schedule": 10.0, "options": {"expires": 30}}},
 )  # fmt: skip
 app.set_default()
-app.autodiscover_tasks(["apps.conversations", "apps.onboarding", "apps.teams", "apps.usage"], related_name="tasks")
+app.autodiscover_tasks(["apps.conversations", "apps.onboarding", "apps.teams", "apps.usage", "apps.billing"], related_name="tasks")
 app.autodiscover_tasks(["apps.common"], related_name="mail")
 _tokens: dict[str, object] = {}
 

@@ -55,7 +55,8 @@ def logging_config(level: str) -> None:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": level},
         # uvicorn's and daphne's access lines hold whole URLs: off, our own metrics count requests
-        "loggers": {"uvicorn.access": {"handlers": [], "propagate": False, "level": "WARNING"},
+        "loggers": {"stripe": {"level": "WARNING"},  # it tells each request
+                    "uvicorn.access": {"handlers": [], "propagate": False, "level": "WARNING"},
                     "daphne.access": {"handlers": [], "propagate": False, "level": "WARNING"},
                     "django.server": {"handlers": [], "propagate": False, "level": "WARNING"},
                     **{name: {"level": "INFO" if level == "DEBUG" else level} for name in TALKATIVE}},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ if "DATABASE_URL" not in os.environ:
 if "REDIS_URL" not in os.environ:
     _redis = Redis(WORK, free_port(), new_secret(), WORK / "redis.log", durable=False)
     os.environ["REDIS_URL"] = _redis.url
+if key := os.environ.get("STRIPE_TEST_SECRET_KEY"):  # billing tests on Stripe itself, with a clock of its own
+    import stripe
+
+    os.environ["STRIPE_SECRET_KEY"] = stripe.api_key = key
+    os.environ["STRIPE_TEST_CLOCK"] = stripe.test_helpers.TestClock.create(frozen_time=int(time.time())).id
+os.environ.setdefault("BILLING_SANDBOX_PORT", str(free_port()))
+os.environ.setdefault("STRIPE_WEBHOOK_SECRET", "whsec_" + new_secret())
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.test")
 os.environ.setdefault("SECRET_KEY", new_secret() + new_secret())
 os.environ.setdefault("SIGNUPS_PER_MINUTE", "100000")
@@ -36,6 +44,12 @@ import django  # noqa: E402
 django.setup()
 
 import config.celery  # noqa: E402, F401
+
+
+def pytest_report_header() -> str:
+    from tests.billing import NAME
+
+    return f"billing: {NAME}"
 
 
 def pytest_sessionfinish() -> None:
@@ -86,6 +100,19 @@ def default_worker(database, mailbox):
     running = Stack(WORK)
     try:
         running.run(processes.default_worker(), EMAIL_URL=mailbox.url)
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def provider(database):
+    """The payment provider: tests/billing.py."""
+    from tests.billing import Provider
+
+    running = Provider(WORK)
+    try:
+        running.start()
         yield running
     finally:
         running.stop()

@@ -11,6 +11,8 @@ VivavoceError
 │   ├── MissingApiKey          missing_api_key
 │   └── InvalidApiKey          invalid_api_key
 │       └── EphemeralKeyExpired    ephemeral_key_expired
+├── PaymentRequired        402 card_declined
+│   └── AuthenticationRequired     authentication_required
 ├── Forbidden              403 forbidden
 │   ├── AccountDeactivated     account_deactivated
 │   ├── InsufficientScope      insufficient_scope
@@ -19,6 +21,7 @@ VivavoceError
 │   ├── SessionLimitReached    session_limit_reached
 │   └── InsufficientQuota      insufficient_quota
 └── Overloaded             503 server_overloaded
+    └── ProviderUnavailable    billing_unavailable
 """
 
 from __future__ import annotations
@@ -88,6 +91,20 @@ class EphemeralKeyExpired(InvalidApiKey):
     code = "ephemeral_key_expired"
 
 
+class PaymentRequired(VivavoceError):
+    """The card was refused; `code` says how (card_declined, insufficient_funds, expired_card, …). Nothing was changed."""
+
+    status, code, type = 402, "card_declined", "invalid_request_error"
+
+    def __init__(self, message: str, *, code: str = "", **kwargs):
+        super().__init__(message, **kwargs)
+        self.code = code or self.code
+
+
+class AuthenticationRequired(PaymentRequired):
+    code = "authentication_required"
+
+
 class Forbidden(VivavoceError):
     status, code, type = 403, "forbidden", "invalid_request_error"
 
@@ -118,3 +135,9 @@ class InsufficientQuota(RateLimited):
 
 class Overloaded(VivavoceError):
     status, code, type = 503, "server_overloaded", "server_error"
+
+
+class ProviderUnavailable(Overloaded):
+    """The payment provider does not answer. Talking goes on, usage waits; try again later."""
+
+    code = "billing_unavailable"

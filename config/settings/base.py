@@ -227,9 +227,11 @@ if BILLING_SANDBOX:
 STRIPE_PUBLIC_KEY = envstr("STRIPE_PUBLIC_KEY", "")  # pk_…, for the card form
 STRIPE_LIVE_MODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
 STRIPE_WEBHOOK_SECRET = envsecret("STRIPE_WEBHOOK_SECRET") or (embedded_secret("stripe_webhook_secret") if BILLING_SANDBOX else "")
+STRIPE_TEST_CLOCK = envstr("STRIPE_TEST_CLOCK", "")  # new customers live on this test clock; for tests in Stripe's test mode
 STRIPE_AUTOMATIC_TAX = envbool("STRIPE_AUTOMATIC_TAX", False)  # Stripe Tax is set up in the Stripe account
 STRIPE_API_VERSION = "2026-08-26.dahlia"
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
+DJSTRIPE_WEBHOOK_EVENT_CALLBACK = "apps.billing.stripe.webhook_stored"
 DJSTRIPE_SUBSCRIBER_MODEL = "tenants.Tenant"  # baked into the first migration
 SILENCED_SYSTEM_CHECKS = ["djstripe.W002"]  # the stand-in's address
 DUNNING_GRACE_HOURS = envint("DUNNING_GRACE_HOURS", 48)  # from the last failed retry to the suspension

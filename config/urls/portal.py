@@ -3,7 +3,7 @@ from django.urls import include, path, register_converter
 
 from apps.api import health
 from apps.api.v1 import api
-from apps.portal.views import account, agents, keys, oidc, playground, records, team, workspaces
+from apps.portal.views import account, agents, keys, oidc, playground, records, stripe_webhook, team, workspaces
 
 
 class Word:
@@ -75,6 +75,7 @@ urlpatterns = [
     path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/sessions/", include("allauth.usersessions.urls")),
     path("t/<slug:slug>/", include(workspace)),
+    path("stripe/webhook", stripe_webhook.webhook, name="stripe-webhook"),
     path("api/v1/", api.urls),
     path("admin/", admin.site.urls),
 ]

@@ -2,6 +2,6 @@
 
 from apps.billing.models.invoices import Adjustment, Invoice, InvoiceLine
 from apps.billing.models.plans import Currency, Interval, Plan, PlanVersion, Price
-from apps.billing.models.subscriptions import AddOn, Subscription
+from apps.billing.models.subscriptions import AddOn, Subscription, UsageReport
 
-__all__ = ["AddOn", "Adjustment", "Currency", "Interval", "Invoice", "InvoiceLine", "Plan", "PlanVersion", "Price", "Subscription"]
+__all__ = ["AddOn", "Adjustment", "Currency", "Interval", "Invoice", "InvoiceLine", "Plan", "PlanVersion", "Price", "Subscription", "UsageReport"]

@@ -37,7 +37,7 @@ class Invoice(models.Model):
     finalized_at = models.DateTimeField(null=True)
 
     class Meta:
-        ordering = ["-created_at", "-id"]
+        ordering = ["-created_at", "-number", "-id"]
         indexes = [models.Index(fields=["tenant", "-created_at"])]
         constraints = [models.UniqueConstraint(fields=["provider_id"], condition=~models.Q(provider_id=""), name="one_row_an_invoice")]
 
@@ -63,9 +63,10 @@ class InvoiceLine(models.Model):
     period = models.PositiveIntegerField(null=True)
     quantity = models.PositiveBigIntegerField(default=1)
     included = models.PositiveBigIntegerField(default=0)  # of quantity, without charge
-    rate_micros = models.PositiveBigIntegerField(default=0)  # a unit beyond
+    rate_micros = models.PositiveBigIntegerField(default=0)  # for each `rate_units` beyond those
+    rate_units = models.PositiveBigIntegerField(default=1)
     amount_micros = models.BigIntegerField()
-    amount_cents = models.BigIntegerField()  # amount_micros rounded once
+    amount_cents = models.BigIntegerField()  # what is collected: rounded once, from the exact amount
     starts = models.DateTimeField()
     ends = models.DateTimeField()
     provider_id = models.CharField(max_length=64, blank=True)

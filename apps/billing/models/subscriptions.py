@@ -10,7 +10,8 @@ class Subscription(models.Model):
     """What a tenant has, one row a tenant from its first day; without a provider's subscription it is a free plan."""
 
     class Status(models.TextChoices):
-        FREE = "free"  # nothing is charged
+        NONE = "none"  # no plan: the installation's limits, nothing is charged
+        FREE = "free"  # the free plan
         TRIALING = "trialing"
         ACTIVE = "active"
         INCOMPLETE = "incomplete"  # the first payment waits for its confirmation
@@ -20,7 +21,7 @@ class Subscription(models.Model):
     tenant = models.OneToOneField("tenants.Tenant", primary_key=True, on_delete=models.PROTECT, related_name="subscription")
     version = models.ForeignKey(PlanVersion, on_delete=models.PROTECT, related_name="+")
     price = models.ForeignKey(Price, null=True, on_delete=models.PROTECT, related_name="+")
-    status = models.CharField(max_length=12, choices=Status.choices, default=Status.FREE)
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.NONE)
     currency = models.CharField(max_length=3, choices=Currency.choices, blank=True)  # fixed by the first payment
     customer_id = models.CharField(max_length=64, blank=True, db_index=True)
     provider_id = models.CharField(max_length=64, blank=True, db_index=True)
@@ -29,6 +30,7 @@ class Subscription(models.Model):
     period_end = models.DateTimeField(null=True)
     usage_start = models.DateTimeField(default=timezone.now)  # of what is metered: always months
     usage_end = models.DateTimeField(null=True)
+    anchor_day = models.PositiveSmallIntegerField(default=1)  # of the month usage periods begin, in shorter months their last day
     trial_end = models.DateTimeField(null=True)
     trial_used = models.BooleanField(default=False)
     cancel_at_period_end = models.BooleanField(default=False)
@@ -57,3 +59,15 @@ class AddOn(models.Model):
 
     def __str__(self) -> str:
         return f"{self.version} x {self.quantity}"
+
+
+class UsageReport(models.Model):
+    """How far a tenant's ledger was reported to the provider's meters: the ledger is the outbox, this is the place in it."""
+
+    tenant = models.OneToOneField("tenants.Tenant", primary_key=True, on_delete=models.PROTECT, related_name="+")
+    through = models.BigIntegerField(default=0)  # the last ledger entry that was sent
+    totals = models.JSONField(default=dict)  # meter -> units sent
+    at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} through {self.through}"
