@@ -69,3 +69,13 @@ def seen(answer) -> str:
     """Body and headers of an answer."""
     body = b"".join(answer.streaming_content) if answer.streaming else answer.content
     return body.decode(errors="replace") + str(answer.headers)
+
+
+def contents(client, key: bytes) -> list[str]:
+    """Each value that a key of Redis holds, with the key before it."""
+    read = {
+        b"string": lambda: [client.get(key) or b""], b"list": lambda: client.lrange(key, 0, -1), b"set": lambda: client.smembers(key),
+        b"zset": lambda: client.zrange(key, 0, -1), b"hash": lambda: [b"%s %s" % pair for pair in client.hgetall(key).items()],
+        b"stream": lambda: [b" ".join(x for pair in fields.items() for x in pair) for _, fields in client.xrange(key)],
+    }.get(client.type(key), list)  # fmt: skip
+    return [f"{key.decode(errors='replace')} {value.decode(errors='replace')}" for value in read()]

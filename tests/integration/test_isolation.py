@@ -1,7 +1,8 @@
-"""Nobody reaches what is not theirs: a matrix of every route x method x role x whose, generated from the URLconf.
+"""Nobody reaches what is not theirs: a matrix of every route x method x role x whose, generated from the URLconfs of portal and gateway.
 
 Each workspace holds a canary wherever text is kept; no answer to a stranger may carry it, nor may a log line or a key in Redis name it.
-A route without a row in ROUTES fails the test: whoever adds one says who may do what.
+A route without a row fails the test: whoever adds one says who may do what. Operations of /api/v1 and events of the socket have the
+same in test_isolation_api.py and test_isolation_socket.py.
 """
 
 from __future__ import annotations
@@ -9,28 +10,19 @@ from __future__ import annotations
 import io
 import logging
 import os
-import time
+import re
 
 import pytest
 import redis
 from django.test import Client
+from django.urls import URLPattern, URLResolver
 
-from apps.accounts.models import User
-from apps.agents.models import Agent
-from apps.agents.services import agent_create, draft_save
-from apps.api.v1 import api
-from apps.apikeys.services import SCOPES, api_key_issue
-from apps.common.actors import SYSTEM
-from apps.conversations.models import Item, VoiceSession
-from apps.onboarding.services import workspace_create
-from apps.teams.models import Membership, Role
 from apps.teams.permissions import allowed
-from apps.teams.services import invitation_create
-from apps.tenants.context import bound, bound_public
-from apps.tenants.services import tenant_update
+from apps.tenants.context import bound_public
+from config.urls import gateway, portal
 from config.urls.portal import workspace as workspace_urls
+from tests.houses import House, contents, fill, seen
 
-BACKEND = "allauth.account.auth_backends.AuthenticationBackend"
 # name of the route -> (permission of GET, permission of POST); None = the method is refused
 ROUTES = {
     "overview": ("sessions.read", None), "quickstart": ("sessions.read", "keys.write"), "playground": ("talk", None), "playground-secret": (None, "talk"),
@@ -43,37 +35,6 @@ ROUTES = {
 }  # fmt: skip
 
 
-class House:
-    """A workspace with something of everything, all of it marked with its canary."""
-
-    def __init__(self, word: str):
-        self.canary = f"canary-{word}-{time.time_ns()}"
-        self.tenant = workspace_create(name=self.canary, slug=f"{word}-{time.time_ns() % 10**10}")
-        tenant_update(tenant=self.tenant, actor=SYSTEM, email=f"{self.canary}@example.com")
-        self.members = {role: self._member(role) for role in Role.values}
-        self.key, self.secret = api_key_issue(tenant=self.tenant, name=self.canary, scopes=list(SCOPES), actor=SYSTEM)
-        self.invitation, _ = invitation_create(tenant=self.tenant, email=f"guest-{self.canary}@example.com", role="viewer", actor=SYSTEM)
-        with bound(self.tenant):
-            self.agent = agent_create(name=self.canary, instructions=self.canary, actor=SYSTEM)
-            draft_save(agent=self.agent, actor=SYSTEM, tool_hosts=[], greeting=self.canary)
-            self.session = VoiceSession.objects.create(id=f"sess_{self.canary}", agent_id=self.agent.id, agent_version=1, key_id=self.key.id)
-            item = {"id": "item_1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": self.canary}]}
-            Item.objects.create(session=self.session, item_id="item_1", type="message", role="user", item=item)
-
-    def _member(self, role: str) -> Client:
-        user = User.objects.create_user(f"{role}-{self.canary}@example.com", "a-long-password-7")
-        membership = Membership.objects.create(tenant=self.tenant, user=user, role=role)
-        client = Client()
-        client.force_login(user, backend=BACKEND)
-        client.membership = membership
-        return client
-
-    @property
-    def ids(self) -> dict[str, str]:
-        return {"agent_id": self.agent.id, "session_id": self.session.id, "key_id": self.key.id, "member_id": self.members["viewer"].membership.id,
-                "invitation_id": self.invitation.id, "one": "1", "other": "2", "number": "1", "tenant_id": self.tenant.id}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def houses(database):
     with bound_public():
@@ -84,15 +45,28 @@ def routes() -> list[tuple[str, str]]:
     return [(url.name, str(url.pattern)) for url in workspace_urls]
 
 
-def fill(route: str, ids: dict[str, str]) -> str:
-    for name, value in ids.items():
-        for kind in ("str", "int"):
-            route = route.replace(f"<{kind}:{name}>", value)
-    return route.replace("<agentact:what>", "rollback").replace("<invitationact:what>", "resend").replace("{", "").replace("}", "")
+# What lies outside /t/<slug>/: route -> who gets its page; everybody else is sent to sign in (302) or told 404. DOOR: leads strangers to the
+# provider of a workspace, and so names it
+OUTSIDE = {
+    "": "anybody", "health": "anybody", "ready": "anybody", "health/ready": "anybody", "metrics": "anybody", "docs": "anybody", "terms": "anybody",
+    "invitations/<str:token>": "anybody", "oidc/callback/": "anybody", "oidc/<str:issuer_id>": "door", "new": "person", "progress/<slug:slug>": "member",
+    "account": "person", "account/sign-out-everywhere": "person", "impersonate/<str:user_id>": "operator", "impersonation/end": "operator",
+}  # fmt: skip
+INCLUDED = {"accounts/": "allauth", "admin/": "operator", "t/<slug:slug>/": "ROUTES", "api/v1/": "tests/integration/test_isolation_api.py"}
+# The gateway's REST: name of the path -> scope of the key; None = needs no key
+GATEWAY = {
+    "health": None, "ready": None, "health/ready": None, "metrics": None, "v1/models": "", "v1/models/<str:name>": "", "v1/realtime": None,
+    "v1/realtime/client_secrets": "realtime:connect",
+}  # fmt: skip
 
 
 def test_every_route_has_a_row():
+    """Whoever adds one says here who may do what."""
     assert {name for name, _ in routes()} == set(ROUTES)
+    assert {str(url.pattern) for url in portal.urlpatterns if isinstance(url, URLPattern)} == set(OUTSIDE)
+    assert {prefix for url in portal.urlpatterns if isinstance(url, URLResolver) for prefix in INCLUDED if str(url.pattern).startswith(prefix)} == set(INCLUDED)
+    assert all(str(url.pattern).startswith(tuple(INCLUDED)) for url in portal.urlpatterns if isinstance(url, URLResolver))
+    assert {str(url.pattern) for url in gateway.urlpatterns} == set(GATEWAY)
 
 
 @pytest.fixture
@@ -103,11 +77,6 @@ def listening():
     logging.getLogger().addHandler(handler)
     yield stream
     logging.getLogger().removeHandler(handler)
-
-
-def seen(answer) -> str:
-    body = b"".join(answer.streaming_content) if answer.streaming else answer.content
-    return body.decode(errors="replace") + str(answer.headers)
 
 
 def probe(client, method: str, path: str, other: House):
@@ -140,34 +109,75 @@ def test_a_page_is_for_its_members_with_the_permission(houses, listening, name, 
     assert theirs.canary not in "".join(line for line in listening.getvalue().splitlines() if "Not Found" not in line and "Not Allowed" not in line)
 
 
-OPERATIONS = [(path, method) for path, item in api.get_openapi_schema(path_prefix="/api/v1/")["paths"].items() for method in item]
+def leaves(patterns, prefix: str = "") -> list[str]:
+    """Every path below, as routes."""
+    found = []
+    for url in patterns:
+        path = prefix + str(url.pattern).replace("^", "").replace("$", "").replace("\\Z", "")
+        found += leaves(url.url_patterns, path) if isinstance(url, URLResolver) else [path]
+    return found
 
 
-@pytest.mark.parametrize("path,method", OPERATIONS)
-def test_an_operation_reaches_only_the_keys_own_workspace(houses, path, method):
+WHERE = [str(u.pattern) for u in portal.urlpatterns if isinstance(u, URLPattern)] + [
+    path for url in portal.urlpatterns if isinstance(url, URLResolver) and str(url.pattern).startswith(("accounts/", "admin/")) for path in leaves([url])]  # fmt: skip
+
+
+def concrete(route: str, house: House) -> str:
+    """Groups of whatever kind filled with what the house has."""
+    ids = {"token": "x", "user_id": house.members["viewer"].membership.user_id, "slug": house.tenant.slug, "issuer_id": house.issuer.id, "act": "suspend",
+           "tenant_id": house.tenant.id, "object_id": house.tenant.id}  # fmt: skip
+    return "/" + re.sub(r"\(\?P<\w+>[^/]*\)|<(?:\w+:)?(\w+)>", lambda m: ids.get(m[1] or "", "1"), route)
+
+
+@pytest.mark.parametrize("route", WHERE)
+def test_what_lies_outside_workspaces_shows_nothing_of_others(houses, route):
     mine, theirs = houses
-    wanted = fill(path, theirs.ids)
-    if path.endswith("auth/signup"):
-        return  # for everybody; tests/integration/test_api.py
-    for secret in (mine.secret, ""):
-        headers = {"authorization": f"Bearer {secret}"} if secret else {}
-        answer = getattr(Client(), method)(wanted, headers=headers, content_type="application/json", **({"data": {}} if method in ("post", "patch") else {}))
-        assert theirs.canary not in seen(answer).replace(wanted, "").replace(theirs.session.id, "") and answer.status_code < 500
-        if not secret or "/admin/" in path:
-            assert answer.status_code == 401, (path, method)
-        elif "{" in path:
-            assert answer.status_code in (403, 404, 422), (path, method, answer.status_code)
-    with bound(theirs.tenant):  # and nothing there has changed
-        assert Agent.objects.get(pk=theirs.agent.id).deleted_at is None and VoiceSession.objects.get().state == "live"
-    theirs.key.refresh_from_db()
-    assert theirs.key.usable and Membership.objects.filter(tenant=theirs.tenant).count() == 5
+    path = concrete(route, theirs)
+    who_may = OUTSIDE.get(route, "")
+    for method in ("get", "post"):
+        for who, client in [*mine.members.items(), ("nobody", Client())]:
+            if method == "post" and client in mine.members.values() and ("logout" in route or "sign-out" in route):
+                continue  # the house needs its sessions
+            answer = getattr(client, method)(path) if who_may == "door" else probe(client, method, path, theirs)
+            if route.startswith("admin/") and "login" not in route and "logout" not in route:
+                assert answer.status_code in (302, 404, 405), (who, method, path)
+            elif who_may == "operator" or who_may == "member" and who != "nobody":
+                assert answer.status_code in (302, 404, 405), (who, method, path)
+            elif who_may in ("person", "member") and who == "nobody":
+                assert answer.status_code in (302, 405), (who, method, path)
 
 
-def test_no_canary_in_redis(houses):
+@pytest.fixture(scope="module")
+def answering(database):
+    """The gateway's REST in this process."""
+    from django.test import override_settings
+
+    with override_settings(ROOT_URLCONF="config.urls.gateway"):
+        yield Client()
+
+
+@pytest.mark.parametrize("route", GATEWAY)
+def test_the_gateways_paths_ask_for_a_key_and_its_scope(houses, answering, route):
+    mine, theirs = houses
+    path, needed = "/" + route.replace("<str:name>", theirs.agent.id), GATEWAY[route]
+    keys = {"nobody": "", **mine.secrets}
+    for method in ("get", "post"):
+        for scope, secret in keys.items():
+            answer = getattr(answering, method)(path, headers={"authorization": f"Bearer {secret}"} if secret else {}, content_type="application/json")
+            assert theirs.canary not in seen(answer) and (answer.status_code < 500 or "ready" in route)  # no workers here
+            if needed is not None and not secret:
+                assert answer.status_code in (401, 405), (method, path)
+            elif needed and scope != needed:
+                assert answer.status_code in (403, 405), (scope, method, path)
+
+
+def test_no_canary_of_another_in_redis(houses):
+    """A value speaks of one workspace at most, and a key that keeps a workspace's text names it (the queue of mails is the installation's)."""
     client = redis.Redis.from_url(os.environ["REDIS_URL"])
+    assert client.dbsize()
     for key in client.scan_iter(count=1000):
-        text = key.decode(errors="replace")
-        if client.type(key) == b"string":
-            text += (client.get(key) or b"").decode(errors="replace")
-        for house in houses:
-            assert house.canary not in text
+        for text in contents(client, key):
+            holders = [house for house in houses if house.canary in text]
+            assert len(holders) < 2, key
+            if holders and key != b"default":
+                assert any(name in text for name in (holders[0].tenant.schema_name, holders[0].tenant.id, holders[0].session.id)), key
