@@ -22,6 +22,7 @@ app.conf.update(
                    "sum-usage": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15}},
                    "billing": {"task": "billing.sweep", "schedule": 30.0, "options": {"expires": 30}},
                    "report-usage": {"task": "billing.report", "schedule": 20.0, "options": {"expires": 20}},
+                   "replay-usage": {"task": "usage.replay", "schedule": 10.0, "options": {"expires": 10}},
                    "identities": {"task": "teams.identities_check", "schedule": 10.0, "options": {"expires": 30}}},
 )  # fmt: skip
 app.set_default()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from apps.audit.services import audit_record
@@ -45,9 +45,24 @@ def trace_save(*, session_id: str, turn: dict[str, Any]) -> None:
     })  # fmt: skip
 
 
-def voice_session_close(*, session_id: str, reason: str, session_ms: int) -> None:
+def session_ms_advance(*, session_id: str, session_ms: int) -> int:
+    """The session has lasted so long at least; by how much more than was known. One statement: two who tell the same add nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ADVANCE, [session_ms, session_id])
+        row = cursor.fetchone()
+    return row[0] if row else 0
+
+
+_ADVANCE = """
+UPDATE conversations_voicesession AS session SET session_ms = greatest(known.session_ms, %s)
+FROM (SELECT id, session_ms FROM conversations_voicesession WHERE id = %s FOR UPDATE) AS known
+WHERE session.id = known.id RETURNING session.session_ms - known.session_ms
+"""
+
+
+def voice_session_close(*, session_id: str, reason: str) -> None:
     VoiceSession.objects.filter(id=session_id, state=VoiceSession.State.LIVE).update(
-        state=VoiceSession.State.CLOSED, closed_at=timezone.now(), close_reason=reason[:60], session_ms=session_ms
+        state=VoiceSession.State.CLOSED, closed_at=timezone.now(), close_reason=reason[:60]
     )
 
 

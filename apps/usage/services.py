@@ -5,13 +5,12 @@ from typing import Any
 
 from django.db import transaction
 
-from apps.conversations.services import trace_save, voice_session_close, voice_session_open
+from apps.conversations.services import session_ms_advance, trace_save, voice_session_close, voice_session_open
 from apps.tenants.context import current
 from apps.tenants.services import milestone
 from apps.usage.ledger import entries_write, unbilled_record
 from apps.usage.reservations import release
-from apps.usage.rollups import totals
-from apps.usage.tasks import roll_soon
+from apps.usage.rollups import roll_soon, totals
 
 
 def usage_record(*, session_id: str, turn_id: str, meters: dict[str, int], agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
@@ -26,13 +25,15 @@ def usage_totals() -> dict[str, int]:
 
 
 @transaction.atomic
-def turn_record(*, session_id: str, turn: dict[str, Any], agent_id: str = "", key_id: str = "") -> None:
-    """The turn's trace and its ledger entries, both or neither; idempotent by turn_id."""
+def turn_record(*, session_id: str, turn: dict[str, Any], session_ms: int = 0, agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
+    """The turn's trace and its ledger entries, both or neither; idempotent by turn_id. `session_ms`: how long the session had lasted
+    when the turn ended: the part that no entry holds yet is the turn's."""
     trace_save(session_id=session_id, turn=turn)
     if turn["status"] == "completed":
         reached("first_answer")
-    who = {"session_id": session_id, "turn_id": turn["turn_id"], "agent_id": agent_id, "key_id": key_id}
-    usage_record(meters=turn["usage"], **who)
+    who = {"session_id": session_id, "turn_id": turn["turn_id"], "agent_id": agent_id, "key_id": key_id, "at": at}
+    lasted = session_ms_advance(session_id=session_id, session_ms=session_ms)
+    usage_record(meters=turn["usage"] | {"session_ms": lasted}, **who)
     unbilled_record(meters=turn["unbilled"], **who)
 
 
@@ -55,8 +56,9 @@ def reached(name: str) -> None:
 
 
 @transaction.atomic
-def session_end(*, session_id: str, reason: str, session_ms: int, agent_id: str = "", key_id: str = "") -> None:
-    """Close the session's row and write its duration to the ledger."""
-    voice_session_close(session_id=session_id, reason=reason, session_ms=session_ms)
-    usage_record(session_id=session_id, turn_id="", meters={"session_ms": session_ms}, agent_id=agent_id, key_id=key_id)
+def session_end(*, session_id: str, reason: str, session_ms: int, agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
+    """Close the session's row; what it lasted after its last turn goes to the ledger, what it held and did not use is free."""
+    lasted = session_ms_advance(session_id=session_id, session_ms=session_ms)
+    voice_session_close(session_id=session_id, reason=reason)
+    usage_record(session_id=session_id, turn_id="", meters={"session_ms": lasted}, agent_id=agent_id, key_id=key_id, at=at)
     release(session_id=session_id)

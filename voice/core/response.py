@@ -499,14 +499,15 @@ class Response:
         context.do(ClearTimer(f"pace:{self.id}"))
         self._close_message("completed" if state is ResponseState.COMPLETED else "incomplete")
         self._count(context)
+        segments = self.clock.segments()
+        # before its end is told: the shell makes sure of the turn first
+        context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters(),
+                              began=self.clock.base))  # fmt: skip
         context.send("response.done", response=self.wire())
         now = context.now
         context.send("rate_limits.updated", rate_limits=[context.requests.wire("requests", now), context.tokens.wire("tokens", now)])
-        segments = self.clock.segments()
         if context.settings.extensions:
             self._send_timing(dict(segments))
-        context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters(),
-                              began=self.clock.base))  # fmt: skip
 
     def _count(self, context: Context) -> None:
         spent = self.spent

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import Error as DatabaseError
 
@@ -17,6 +18,7 @@ from apps.apikeys.services import Principal
 from apps.common.errors import RateLimited
 from apps.tenants.context import in_public
 from apps.usage.limits import Level, Standing, Window, limiter, standings
+from voice.gateway.journal import journal
 
 log = logging.getLogger("voice.limits")
 PATROL_S = 3.0
@@ -31,6 +33,7 @@ class Place:
     principal: Principal
     levels: tuple[Level, ...]
     end: Callable[[str, str], None]
+    about: Callable[[], dict[str, Any]] = dict  # for the journal: whose it is and how long it has lasted
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -73,6 +76,8 @@ class Patrol:
 
     async def _look(self) -> None:
         places = list(self._places)
+        if seen := {p.session_id: about for p in places if (about := p.about())}:
+            await journal().seen(seen)
         found: dict[tuple[str, str], Standing] = await in_public(standings, sorted({p.owner for p in places}))
         for place in places:
             standing = found[place.owner]

@@ -53,6 +53,7 @@ class Live:
         self.sound = Sound()
         self.beta = False  # the client speaks the beta flavour
         self.place, self.dispatch, self.store = place, dispatch, store
+        place.about = lambda: store.about(self.lasted_ms())
         self.trace = tracing.of_session(place.session_id, place.owner[0])
         self.outbox: Outbox | None = None  # of the connection, while there is one
         self.began = time.monotonic()
@@ -68,6 +69,7 @@ class Live:
         metrics.SESSIONS.labels(self.place.owner[0]).inc()
         self.spawn(self._run_bus(), "bus")
         self.spawn(self._control(), "control")
+        self.spawn(self.store.seen(self.lasted_ms()), "seen")
         self.perform(self.session.start(time.monotonic()))
 
     def receive(self, event: Any) -> None:
@@ -79,6 +81,9 @@ class Live:
         edges = self.detector.push(pcm)
         if effects := self.session.audio(pcm, edges, time.monotonic(), event_id):
             self.perform(effects)
+
+    def lasted_ms(self) -> int:
+        return round((time.monotonic() - self.began) * 1000)
 
     # Effects
 
@@ -160,7 +165,9 @@ class Live:
         self.store.save_item(effect)
 
     def do_turn(self, effect: fx.RecordTurn) -> None:
-        self.store.record_turn(effect)
+        safe = self.store.record_turn(effect, self.lasted_ms())
+        if self.outbox is not None:
+            self.outbox.hold(safe)
         if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
             self.spawn(self.place.count("tokens_per_minute", tokens), "count")
         metrics.observe_turn(effect)
@@ -280,7 +287,7 @@ class Live:
             self.dispatch.forget(job_id)
         if self.outbox is not None and self.close_code:
             await self.outbox.say_goodbye(self.close_code, self.close_reason)
-        self.store.end(self.close_reason, round((now - self.began) * 1000))
+        self.store.end(self.close_reason, self.lasted_ms())
         await self.store.close()
         if self.trace:
             self.trace.end(self.close_reason)

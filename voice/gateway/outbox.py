@@ -13,6 +13,7 @@ from voice.gateway import metrics
 
 config = settings.VOICE
 GOODBYE_S = 2
+HOLD_S = 0.25
 
 
 class Outbox:
@@ -20,7 +21,7 @@ class Outbox:
 
     def __init__(self, send: Callable[[dict], Awaitable[None]], cut: Callable[[], None]):
         self._send, self._cut = send, cut
-        self._frames: deque[str] = deque()
+        self._frames: deque[str | asyncio.Future] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._sending_since = 0.0
@@ -36,6 +37,11 @@ class Outbox:
         self._wake.set()
         if self._bytes > config.OUTPUT_BUFFER_BYTES:
             self._give_up()
+
+    def hold(self, safe: asyncio.Future) -> None:
+        """What is put from now on leaves when this is done, or after HOLD_S: a client learns of a turn that will not be forgotten."""
+        if not self._over:
+            self._frames.append(safe)
 
     def _give_up(self) -> None:
         metrics.CUT.labels("slow_reader").inc()
@@ -55,6 +61,9 @@ class Outbox:
                 await self._wake.wait()
                 continue
             frame = self._frames.popleft()
+            if not isinstance(frame, str):
+                await asyncio.wait((frame,), timeout=HOLD_S)
+                continue
             self._sending_since = time.monotonic()
             try:
                 await self._send({"type": "websocket.send", "text": frame})
