@@ -22,6 +22,8 @@ DEFAULT_INSTRUCTIONS = "You are a friendly voice assistant. Answer briefly."
 FIELDS = ("instructions", "greeting", "voice", "language", "stt_engine", "stt_model", "llm_engine", "llm_model", "tts_engine", "tts_model",
           "turn_detection", "tools", "limits")  # fmt: skip
 TEXT_CHARS = {"instructions": 20_000, "greeting": 1_000}
+# Ours, beside the protocol's turn_detection: begin answers at a short silence; "mm-hmm" does not stop an answer. Both on by default
+OWN_TURN_TAKING = ("preemptive", "backchannels")
 LIMITS = {"max_session_seconds": (10, 24 * 3600), "max_output_tokens": (1, 4096)}
 
 
@@ -81,6 +83,10 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
 def _check_turn_detection(value: dict[str, Any]) -> None:
     if not value:
         return
+    for name in OWN_TURN_TAKING:
+        if not isinstance(value.get(name, True), bool):
+            raise _bad("turn_detection", f"{name}={str(value[name])[:40]}: expected true or false")
+    value = {"type": "server_vad", **{k: v for k, v in value.items() if k not in OWN_TURN_TAKING}}
     kinds = {"server_vad": {"threshold": (0, 1), "prefix_padding_ms": (0, 5000), "silence_duration_ms": (100, 5000), "idle_timeout_ms": (5000, 30000)},
              "semantic_vad": {}}  # fmt: skip
     if value.get("type") not in kinds:

@@ -100,9 +100,25 @@ class Driver:
         self.chunk(job, ChunkKind.STARTED)
         return job
 
+    def edge(self, kind: str, ms: int = 100, at_ms: int | None = None, silence_ms: int = 0, **fields: Any) -> list[dict[str, Any]]:
+        """`ms` of audio, and what the detector found at its end."""
+        end = self.session.turns.buffer.total_ms + ms
+        return self.audio(ms, SpeechEdge(kind, end - silence_ms if at_ms is None else at_ms, end, **fields))
+
     def transcript(self, text: str) -> list[dict[str, Any]]:
-        job = self.start(Stage.STT)
-        return self.chunk(job, ChunkKind.TRANSCRIPT, text=text, final=True)
+        """The whole transcript of the oldest utterance that lacks one."""
+        job = next(j for j in self.jobs.values() if j.stage is Stage.STT and j.id in self.session.context.leases)
+        if (job.id, job.attempt) not in self.seq:
+            self.chunk(job, ChunkKind.STARTED)
+        return self.chunk(job, ChunkKind.TRANSCRIPT, text=text, final=True, index=len(self.fed[job.id]) - 1)
+
+    def hear(self, text: str, confidence: float = 1.0, upto: int | None = None) -> list[dict[str, Any]]:
+        """Recognition of the speech under way says what it heard of everything it was fed (or `upto` this feed)."""
+        job = self.session.turns.hearing.lease.job
+        if (job.id, job.attempt) not in self.seq:
+            self.chunk(job, ChunkKind.STARTED)
+        index = len(self.fed[job.id]) - 1 if upto is None else upto
+        return self.chunk(job, ChunkKind.TRANSCRIPT, text=text, index=index, meta={"confidence": confidence})
 
     def write(self, *texts: str, finish: str = "stop") -> list[dict[str, Any]]:
         """The language model answers."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.infrastructure import ROOT
 from voice.audio.detector import Detector
-from voice.audio.endpointing import SEMANTIC_SILENCE_MS
+from voice.audio.endpointing import PAUSE_MS, SEMANTIC_LIMIT_MS
 from voice.core.setters import SEMANTIC_VAD, SERVER_VAD
 from voice.gateway.talk import read_wav
 
@@ -32,18 +32,18 @@ def test_each_sample_is_one_utterance(path):
     pcm = read_wav(path)
     loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2")) > 300)
     _, edges = detect(SECOND + pcm + SECOND)
-    assert [e.kind for e in edges] == ["started", "stopped"]
+    assert [e.kind for e in edges] == ["started", "paused", "stopped"]
     assert abs(edges[0].at_ms - (1000 + loud[0] / 24)) < 150
-    assert abs(edges[1].at_ms - (1000 + loud[-1] / 24)) < 250
-    assert 480 <= edges[1].decided_ms - edges[1].at_ms <= 580
+    assert edges[1].at_ms == edges[2].at_ms and abs(edges[2].at_ms - (1000 + loud[-1] / 24)) < 250
+    assert 0 <= edges[1].decided_ms - edges[1].at_ms - PAUSE_MS < 32 and 480 <= edges[2].decided_ms - edges[2].at_ms <= 580
 
 
 @pytest.mark.parametrize("db", [-6, -20, -30])
 def test_quiet_speech_passes_the_gate(db):
     pcm = SECOND + scaled(read_wav(ROOT / "samples" / "question.wav"), db) + SECOND
     gated, ungated = detect(pcm)[1], detect(pcm, gate_db=0)[1]
-    assert [e.kind for e in gated] == [e.kind for e in ungated] == ["started", "stopped"]
-    assert abs(gated[0].at_ms - ungated[0].at_ms) <= 64 and abs(gated[1].at_ms - ungated[1].at_ms) <= 96
+    assert [e.kind for e in gated] == [e.kind for e in ungated] == ["started", "paused", "stopped"]
+    assert abs(gated[0].at_ms - ungated[0].at_ms) <= 64 and abs(gated[2].at_ms - ungated[2].at_ms) <= 96
 
 
 def test_the_gate_saves_the_model_the_silence():
@@ -65,11 +65,24 @@ def test_the_size_of_chunks_does_not_matter():
         assert detect(pcm, step=step)[1] == wanted
 
 
-@pytest.mark.parametrize("eagerness", SEMANTIC_SILENCE_MS)
-def test_eagerness_sets_the_wait(eagerness):
-    pcm = read_wav(ROOT / "samples" / "question.wav") + SECOND * 2
+@pytest.mark.parametrize("eagerness", SEMANTIC_LIMIT_MS)
+def test_eagerness_sets_the_limit_of_the_wait(eagerness):
+    pcm = read_wav(ROOT / "samples" / "question.wav") + SECOND * 9
     edge = detect(pcm, {**SEMANTIC_VAD, "eagerness": eagerness})[1][-1]
-    assert 0 <= edge.decided_ms - edge.at_ms - SEMANTIC_SILENCE_MS[eagerness] <= 64
+    assert 0 <= edge.decided_ms - edge.at_ms - SEMANTIC_LIMIT_MS[eagerness] <= 64
+
+
+def test_a_pause_ends_the_turn_when_it_is_told_to_and_speech_goes_on_after_it():
+    word = read_wav(ROOT / "samples" / "question.wav")
+    detector, edges, asked = Detector(SEMANTIC_VAD), [], 0
+    pcm = word + bytes(48 * 700) + word + bytes(48 * 700)
+    for at in range(0, len(pcm), 1920):
+        found = detector.push(pcm[at : at + 1920])
+        edges += found
+        if any(e.kind == "paused" for e in found) and (asked := asked + 1) == 2:
+            detector.end_after(320)
+    assert [e.kind for e in edges] == ["started", "paused", "resumed", "paused", "stopped"]
+    assert abs(edges[2].at_ms - (edges[1].at_ms + 700)) < 150 and 320 <= edges[4].decided_ms - edges[4].at_ms < 384
 
 
 def test_off_and_on_again():
@@ -78,4 +91,4 @@ def test_off_and_on_again():
     assert not detector.push(pcm)
     detector.configure(SERVER_VAD, reset=False)
     edges = list(detector.push(pcm))
-    assert [e.kind for e in edges] == ["started", "stopped"] and edges[0].at_ms >= len(pcm) // 48 - 32
+    assert [e.kind for e in edges] == ["started", "paused", "stopped"] and edges[0].at_ms >= len(pcm) // 48 - 32

@@ -74,7 +74,7 @@ class SessionMachine(RuleBasedStateMachine):
     def simple(self, kind):
         self.d.send(kind)
 
-    @rule(ms=st.sampled_from([20, 100, 700]), edge=st.sampled_from([None, "started", "stopped"]))
+    @rule(ms=st.sampled_from([20, 100, 700]), edge=st.sampled_from([None, "started", "paused", "resumed", "stopped"]))
     def audio(self, ms, edge):
         at = self.d.session.turns.buffer.total_ms
         self.d.audio(ms, *([SpeechEdge(edge, at, at + ms)] if edge else []))
@@ -96,7 +96,9 @@ class SessionMachine(RuleBasedStateMachine):
         if (job.id, job.attempt) not in self.d.seq:
             self.d.chunk(job, ChunkKind.STARTED)
         if job.stage is Stage.STT:
-            self.d.chunk(job, ChunkKind.TRANSCRIPT, text=text, final=True)
+            hears = self.d.session.turns.hearing
+            over = hears is None or hears.lease is None or hears.lease.job.id != job.id
+            self.d.chunk(job, ChunkKind.TRANSCRIPT, text=text, final=over, index=len(self.d.fed[job.id]) - 1)
         elif job.stage is Stage.LLM:
             self.d.chunk(job, ChunkKind.TEXT, text="One. Two.")
             self.d.chunk(job, ChunkKind.DONE, meta={"finish_reason": "stop", "input_tokens": 3, "output_tokens": 2})
@@ -127,11 +129,30 @@ class SessionMachine(RuleBasedStateMachine):
         """Its gateway dies; another one restores it."""
         self.d.move()
 
+    @rule(text=st.sampled_from(["", "mm-hmm", "seven plus five"]), goes_on=st.booleans())
+    def pause(self, text, goes_on):
+        """Somebody speaks, pauses, is understood, an answer may be begun ahead; then goes on or has finished."""
+        d = self.d
+        if not d.session.turns.speaking:
+            d.edge("started", 100)
+        d.edge("paused", 300, silence_ms=160)
+        if d.session.turns.hearing and d.session.turns.hearing.lease:
+            d.hear(text)
+        before, draft = len(d.sent), d.session.floor.draft
+        if draft and draft.llm.job.id in d.session.context.leases:
+            if (draft.llm.job.id, 1) not in d.seq:
+                d.chunk(draft.llm.job, ChunkKind.STARTED)
+            d.chunk(draft.llm.job, ChunkKind.TEXT, text="Well. So it is.")
+            assert not [f for f in d.sent[before:] if f["type"] != "ext.response.timing"], "an answer was seen before its time"
+        d.edge("resumed" if goes_on else "stopped", 100, silence_ms=0 if goes_on else 500)
+
     @invariant()
     def at_most_one_active(self):
         session = self.d.session
         assert session.active is None or session.active.active
-        assert all(lease.owner for lease in session.context.leases.values())
+        assert all(session._owner(lease) is not None for lease in session.context.leases.values()), "a job nobody waits for"
+        draft = session.floor.draft
+        assert draft is None or draft.alive and session.active is None and draft.item_id == session.turns.speech_item
 
     def teardown(self):
         self.d.take(self.d.session.close("disconnected", self.d.now))

@@ -180,7 +180,7 @@ def test_flow_05_push_to_talk():
 
 
 def test_flow_06_barge_in_cancels_and_keeps_what_was_heard():
-    d = Driver()
+    d = Driver(backchannels=False)
     d.say("tell me")
     d.write("One two three four. ", "Five six.")
     tts = d.start(Stage.TTS)
@@ -198,7 +198,7 @@ def test_flow_06_barge_in_cancels_and_keeps_what_was_heard():
 
 
 def test_flow_06_after_generation_the_unheard_rest_is_cut_too():
-    d = answered("One. Two.")
+    d = answered("One. Two.", backchannels=False)
     item_id = d.last("response.output_item.done")["item"]["id"]
     d.audio(100, *[])
     d.utter()

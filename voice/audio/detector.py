@@ -39,6 +39,11 @@ class Detector:
             self._base_ms, self._windows = self._bytes * 1000 // 2 // INPUT_HZ, 0
         self._endpointer.rule = rule
 
+    def end_after(self, silence_ms: int) -> None:
+        """The pause under way is the end of the turn once it has lasted this long."""
+        if self._endpointer is not None:
+            self._endpointer.end_after(silence_ms)
+
     def push(self, pcm: bytes) -> Sequence[SpeechEdge]:
         """PCM16 mono 24 kHz, whole samples."""
         self._bytes += len(pcm)

@@ -33,6 +33,7 @@ class Context:
         self.tokens = Allowance(config.tokens_per_minute)
         self.leases_due = 0.0  # when the shell should call the timer "leases"; later than that, it was the shell that slept
         self.unbilled_audio_ms = 0  # transcribed, not yet in a RecordTurn
+        self.wasted: dict[str, int] = {}  # meters of work the client never gets, not yet in a RecordTurn
 
     def take(self) -> list[Effect]:
         effects, self.effects = self.effects, []
@@ -49,11 +50,21 @@ class Context:
         previous = None if deleted else self.conversation.previous_of(item["id"])
         self.do(SaveItem(dict(item), previous, deleted))
 
+    def waste(self, **meters: int) -> None:
+        """Work that came to nothing: measured, never billed."""
+        for name, amount in meters.items():
+            if amount > 0:
+                self.wasted[name] = self.wasted.get(name, 0) + amount
+
+    def take_wasted(self) -> dict[str, int]:
+        wasted, self.wasted = self.wasted, {}
+        return wasted
+
     # Jobs
 
     def open_job(self, stage: Stage, owner: str, deadline_ms: int, params: dict[str, Any], feeds: tuple[Feed, ...] = (),
-                 worker_deadline_ms: int | None = None) -> Lease:  # fmt: skip
-        """Open a job of the session's engine for `stage`; `deadline_ms` counts from now."""
+                 worker_deadline_ms: int | None = None, ahead: bool = False) -> Lease:  # fmt: skip
+        """Open a job of the session's engine for `stage`; `deadline_ms` counts from now. `ahead`: it may come to nothing."""
         config = self.config
         engine, model = self.settings.engine(str(stage))
         job = Job(self.ids("job"), 1, stage, config.session_id, engine, model, worker_deadline_ms or deadline_ms, params)
@@ -62,7 +73,7 @@ class Context:
         self.leases[job.id] = lease
         if len(self.leases) == 1:
             self.watch_leases()
-        self.do(OpenJob(job, feeds))
+        self.do(OpenJob(job, feeds, ahead))
         return lease
 
     def watch_leases(self) -> None:
@@ -71,8 +82,10 @@ class Context:
             self.leases_due = self.now + LEASE_CHECK_S
             self.do(SetTimer("leases", self.leases_due))
 
-    def feed(self, lease: Lease, feed: Feed) -> None:
-        lease.feeds.append(feed)
+    def feed(self, lease: Lease, feed: Feed, keep: bool = True) -> None:
+        """`keep` it for a second attempt."""
+        if keep:
+            lease.feeds.append(feed)
         self.do(FeedJob(lease.job, feed))
 
     def end_lease(self, lease: Lease | None, cancel: str = "") -> None:
@@ -83,13 +96,13 @@ class Context:
         if cancel:
             self.do(CancelJob(lease.job, cancel))
 
-    def reopen(self, lease: Lease, feeds: tuple[Feed, ...], **params: Any) -> bool:
+    def reopen(self, lease: Lease, feeds: tuple[Feed, ...], keep: bool = True, **params: Any) -> bool:
         """The next attempt of a lost job. False when it had its chances already."""
         config = self.config
         job = lease.reopen(self.now, config.start_deadline_ms / 1000, config.wait_deadline_ms / 1000, **params)
         if job is None:
             return False
-        lease.feeds = list(feeds)
+        lease.feeds = list(feeds) if keep else []
         self.do(OpenJob(job, feeds))
         return True
 

@@ -67,6 +67,8 @@ class Entry:
     spoken: Spoken | None = None  # assistant audio
     audio_ms: int = 0  # user audio
     pending: bool = False  # transcript still to come
+    aside: bool = False  # said over an answer without meaning to interrupt ("mm-hmm"): not for the language model
+    hint: str = ""  # what the language model is told in place of words
 
 
 class Conversation:
@@ -213,6 +215,8 @@ def llm_messages(instructions: str, entries: list[Entry]) -> list[dict[str, Any]
                 messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         elif item["type"] == "function_call_output":
             messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
-        elif text := " ".join(p.get("text") or p.get("transcript") or "" for p in item.get("content", ())).strip():
+        elif entry.aside:
+            continue
+        elif text := entry.hint or " ".join(p.get("text") or p.get("transcript") or "" for p in item.get("content", ())).strip():
             messages.append({"role": item["role"], "content": text})
     return messages

@@ -29,6 +29,15 @@ class OpenJob:
     job: Job
     feeds: tuple[Feed, ...] = ()  # input known already; written before the job is submitted
     counted: bool = False  # against the limits, by the process that opened it first
+    ahead: bool = False  # may come to nothing: not counted against limits before CountJob
+
+
+@dataclass(frozen=True, slots=True)
+class CountJob:
+    """A job opened `ahead` is wanted after all: count it against the limits. `audio_ms`: of an utterance."""
+
+    job: Job
+    audio_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,13 @@ class SetTurnDetection:
 
 
 @dataclass(frozen=True, slots=True)
+class EndTurnAfter:
+    """The detector takes the pause under way for the end of the turn once it has lasted `silence_ms`."""
+
+    silence_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaveItem:
     """An item reached its last state (or changed after it: truncated). `item` is wire-shaped, without audio."""
 
@@ -89,6 +105,8 @@ class RecordTurn:
     usage: dict[str, int] = field(default_factory=dict)
     # the same meters, of work that the client never got (speculative, dropped, failed): kept apart, never billed
     unbilled: dict[str, int] = field(default_factory=dict)
+    # (name, ms) of what was done before the end of the turn was certain; inside `endpointing`, not beside it
+    overlapped: tuple[tuple[str, float], ...] = ()
     began: float = 0.0  # where the waterfall begins: monotonic seconds of the session's own clock; 0 = no waterfall
 
 
@@ -99,6 +117,6 @@ class Close:
 
 
 Effect = (
-    Send | SendAudio | OpenJob | FeedJob | CancelJob | SetTimer | ClearTimer
-    | SetTurnDetection | SaveItem | RecordTurn | Close
+    Send | SendAudio | OpenJob | CountJob | FeedJob | CancelJob | SetTimer | ClearTimer
+    | SetTurnDetection | EndTurnAfter | SaveItem | RecordTurn | Close
 )

@@ -48,6 +48,10 @@ class InputAudio:
         self._drop(end)
         return audio
 
+    def peek(self, from_ms: int, to_ms: int) -> bytes:
+        """The audio between, left where it is."""
+        return bytes(self._bytes[self._offset(from_ms) : self._offset(to_ms)])
+
     def clear(self) -> None:
         self._drop(len(self._bytes))
 

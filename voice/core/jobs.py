@@ -31,7 +31,8 @@ class Job:
     """One stage of one turn.
 
     `params` is JSON and depends on the stage:
-    stt: {language, prompt, rate_hz}             input by feeds: PCM16 mono at rate_hz, `last` ends it
+    stt: {language, prompt, rate_hz, interim_ms}  input by feeds: PCM16 mono at rate_hz, `last` ends it; a transcript so far
+                                                  after `flush` and after each interim_ms of new audio (0: never)
     llm: {messages, tools, tool_choice, parallel_tool_calls, max_tokens, temperature, prefix, truncation, reasoning}
                                                   `prefix`: text already said; the answer goes on after it
                                                   `truncation`: auto, disabled or {type, retention_ratio}: what happens when it does not fit
@@ -63,12 +64,13 @@ class Feed:
     text: str = ""
     pcm: bytes = b""
     last: bool = False
+    flush: bool = False  # STT: a short silence; say what was heard so far
 
 
 class ChunkKind(StrEnum):
     STARTED = "started"  # a worker holds the lease
     BEAT = "beat"  # nothing to say, still here (every BEAT_MS); carries the last seq, not a new one
-    TRANSCRIPT = "transcript"  # stt: text, final
+    TRANSCRIPT = "transcript"  # stt: text of all audio up to feed `index`; `final` ends it
     TEXT = "text"  # llm: text delta
     TOOL = "tool"  # llm: one whole call
     AUDIO = "audio"  # tts: pcm of sentence `index`
@@ -87,14 +89,14 @@ class Chunk:
     kind: ChunkKind
     text: str = ""  # TRANSCRIPT, TEXT; FAILED: the message
     pcm: bytes = b""  # AUDIO: PCM16 mono at params.rate_hz, whole samples, at most 100 ms
-    index: int = 0  # AUDIO: sentence number; TOOL: number of the call
+    index: int = 0  # AUDIO: sentence number; TOOL: number of the call; TRANSCRIPT: last feed heard
     final: bool = False  # TRANSCRIPT: no more will come; AUDIO: last piece of this sentence
     name: str = ""  # TOOL: function name; FAILED: the error code
     arguments: str = ""  # TOOL: JSON text
     # AUDIO: (character offset in the sentence, ms from the sentence's start) of words beginning in this piece
     marks: tuple[tuple[int, int], ...] = ()
     # DONE: {first_ms, total_ms} of the engine itself, {input_tokens, output_tokens, finish_reason} (llm),
-    # {audio_ms} (stt, tts). FAILED: {retryable}. TRANSCRIPT: {language, no_speech}
+    # {audio_ms} (stt, tts). FAILED: {retryable}. TRANSCRIPT: {language, no_speech, confidence, decoded_ms}
     meta: dict[str, Any] = field(default_factory=dict)
 
 

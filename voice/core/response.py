@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voice.core.chunker import Chunker
 from voice.core.context import Context
 from voice.core.conversation import Entry, Sentence, Spoken, llm_messages, shown
-from voice.core.effects import ClearTimer, RecordTurn, SendAudio, SetTimer
+from voice.core.effects import ClearTimer, CountJob, RecordTurn, SendAudio, SetTimer
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
 from voice.core.leases import Lease
@@ -19,6 +19,9 @@ from voice.core.setters import FORMATS
 from voice.core.states import RESPONSE, ResponseState, advance
 from voice.core.usage import Spent
 from voice.core.waterfall import Waterfall
+
+if TYPE_CHECKING:
+    from voice.core.draft import Draft
 
 PACE_AHEAD_S = 2.0  # audio is sent at most this far ahead of its playing
 FEED_AHEAD = 2  # sentences given to the speech engine beyond the one being sent
@@ -81,6 +84,7 @@ class Response:
         self.waiting: set[str] = set()  # user items whose transcript must come first
         self.llm: Lease | None = None
         self.tts: Lease | None = None
+        self.fed_ahead = 0  # sentences that were given to the speech engine before the response began
         self.finish_reason = ""
         self.llm_done = False  # no more text will come
         self.counted = False  # the engine told what it spent
@@ -98,14 +102,16 @@ class Response:
 
     # Beginning
 
-    def begin(self, waiting: set[str] | None) -> None:
-        """`waiting`: user items whose transcripts must come first; None: the engines are not asked."""
+    def begin(self, waiting: set[str] | None, draft: Draft | None = None) -> None:
+        """`waiting`: user items whose transcripts must come first; None: the engines are not asked. `draft`: this answer, begun ahead."""
         self.context.send("response.created", response=self.wire())
         if waiting is None:
             return
         self.waiting = waiting
         self.context.requests.spend(1, self.context.now)
-        if not waiting:
+        if draft is not None:
+            self.adopt(draft)
+        elif not waiting:
             self.open_jobs()
 
     def transcript_ready(self, item_id: str) -> None:
@@ -115,18 +121,23 @@ class Response:
                 self.open_jobs()
 
     def open_jobs(self) -> None:
-        params, context = self.params, self.context
-        entries = params.input if params.input is not None else context.conversation.entries()
-        tokens = params.max_output_tokens
-        self.llm = context.open_job(Stage.LLM, self.id, context.config.llm_deadline_ms, {
-            "messages": llm_messages(params.instructions, entries), "tools": params.tools, "tool_choice": params.tool_choice,
-            "parallel_tool_calls": params.parallel_tool_calls, "max_tokens": 4096 if tokens == "inf" else tokens,
-            "temperature": 0.0, "prefix": "", "truncation": params.truncation, "reasoning": params.reasoning,
-        })  # fmt: skip
+        params = self.params
+        entries = params.input if params.input is not None else self.context.conversation.entries()
+        self.llm = open_llm(self.context, params, entries, self.id)
         if params.modality == "audio":
-            self.tts = context.open_job(Stage.TTS, self.id, TTS_JOB_MS, {
-                "voice": params.voice, "speed": params.speed, "language": context.config.language, "rate_hz": 24000,
-            })  # fmt: skip
+            self.tts = open_tts(self.context, params, self.id)
+
+    def adopt(self, draft: Draft) -> None:
+        """Go on with an answer that was begun ahead: what the workers gave meanwhile is taken as if it came now."""
+        self.llm, self.tts, self.fed_ahead = draft.llm, draft.tts, draft.sentences
+        self.llm.owner = self.id
+        if self.tts:
+            self.tts.owner = self.id
+        self.clock.ahead(draft.ends)
+        self.context.do(CountJob(self.llm.job))
+        for lease, chunk in draft.kept:
+            if self.active:
+                self.take(lease, chunk)
 
     # Chunks
 
@@ -297,7 +308,8 @@ class Response:
             if not sentence.final:
                 self._expect_audio()
                 self.clock.mark("sentence", self.context.now)
-                self.context.feed(self.tts, Feed(index, sentence.text))
+                if index >= self.fed_ahead:
+                    self.context.feed(self.tts, Feed(index, sentence.text))
         if message.text_done and message.fed == len(sentences):
             message.last_fed = True
             self.context.feed(self.tts, Feed(message.fed, last=True))
@@ -502,7 +514,7 @@ class Response:
         segments = self.clock.segments()
         # before its end is told: the shell makes sure of the turn first
         context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters(),
-                              began=self.clock.base))  # fmt: skip
+                              context.take_wasted(), self.clock.overlapped(), began=self.clock.base))  # fmt: skip
         context.send("response.done", response=self.wire())
         now = context.now
         context.send("rate_limits.updated", rate_limits=[context.requests.wire("requests", now), context.tokens.wire("tokens", now)])
@@ -522,7 +534,8 @@ class Response:
         first = sum(ms.values())
         self.context.send("ext.response.timing", response_id=self.id, vad_ms=ms.get("endpointing"), stt_ms=_plus(ms, "stt_queue", "stt"),
                           llm_ttft_ms=_plus(ms, "llm_queue", "llm"), tts_ttfb_ms=_plus(ms, "tts_queue", "tts"),
-                          first_audio_ms=round(first, 3), segments=[{"name": n, "ms": v} for n, v in ms.items()])  # fmt: skip
+                          first_audio_ms=round(first, 3), segments=[{"name": n, "ms": v} for n, v in ms.items()],
+                          overlapped=[{"name": n, "ms": v} for n, v in self.clock.overlapped()])  # fmt: skip
 
     def wire(self) -> dict[str, Any]:
         params, done = self.params, not self.active
@@ -536,6 +549,28 @@ class Response:
         if params.modality == "audio":
             value["audio"] = {"output": {"format": dict(FORMATS[params.format]), "voice": params.voice}}
         return value
+
+
+def llm_params(params: ResponseParams, entries: list[Entry]) -> dict[str, Any]:
+    """What the language model's job is opened with."""
+    tokens = params.max_output_tokens
+    return {
+        "messages": llm_messages(params.instructions, entries), "tools": params.tools, "tool_choice": params.tool_choice,
+        "parallel_tool_calls": params.parallel_tool_calls, "max_tokens": 4096 if tokens == "inf" else tokens, "temperature": 0.0, "prefix": "",
+        "truncation": params.truncation, "reasoning": params.reasoning,
+    }  # fmt: skip
+
+
+def tts_params(context: Context, params: ResponseParams) -> dict[str, Any]:
+    return {"voice": params.voice, "speed": params.speed, "language": context.config.language, "rate_hz": 24000}
+
+
+def open_llm(context: Context, params: ResponseParams, entries: list[Entry], owner: str, ahead: bool = False) -> Lease:
+    return context.open_job(Stage.LLM, owner, context.config.llm_deadline_ms, llm_params(params, entries), ahead=ahead)
+
+
+def open_tts(context: Context, params: ResponseParams, owner: str, ahead: bool = False) -> Lease:
+    return context.open_job(Stage.TTS, owner, TTS_JOB_MS, tts_params(context, params), ahead=ahead)
 
 
 def _plus(ms: dict[str, float], *names: str) -> float | None:

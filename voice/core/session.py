@@ -14,8 +14,10 @@ from typing import Any
 from voice.core import events, g711, snapshot
 from voice.core.context import Context
 from voice.core.conversation import Entry, shown
-from voice.core.effects import CancelJob, ClearTimer, Close, Effect, OpenJob, RecordTurn, SetTimer, SetTurnDetection
+from voice.core.draft import Draft
+from voice.core.effects import CancelJob, ClearTimer, Close, Effect, OpenJob, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
+from voice.core.floor import Floor
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, Feed, Job, Stage
 from voice.core.leases import Lease, Verdict
@@ -25,7 +27,7 @@ from voice.core.setters import apply_patch
 from voice.core.settings import SessionConfig, flat_to_ga
 from voice.core.speech import SpeechEdge
 from voice.core.states import SESSION, LeaseState, SessionState, advance
-from voice.core.turns import Listeners, Turns, Utterance
+from voice.core.turns import Listeners, Turns
 from voice.core.waterfall import Waterfall
 
 NOTHING: list[Effect] = []
@@ -37,12 +39,12 @@ class Session:
     def __init__(self, config: SessionConfig, ids: Callable[[str], str], notices: Notices = no_notices):
         self.context = Context(config, ids, notices)
         self.state = SessionState.LIVE
-        self.turns = Turns(self.context, Listeners(self._speech_started, self._heard, self._not_heard))
         self.active: Response | None = None  # of the conversation; at most one
         self.aside: dict[str, Response] = {}  # out of band
         self.last: Response | None = None  # the last spoken one: its audio may still be playing
-        self.unanswered: Utterance | None = None  # waits for the user to finish or the answer under way to end
         self.left_open: list[Job] = []  # of the process this session was in before
+        self.floor = floor = Floor(self)
+        self.turns = Turns(self.context, Listeners(floor.speech_started, floor.speaking_on, floor.heard_so_far, floor.resumed, floor.heard, floor.not_heard))
         self._updated = False
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "session.update": self._update,
@@ -81,6 +83,7 @@ class Session:
                 handler(checked)
         except ProtocolError as error:
             context.send("error", error=error.body(events.event_id_of(event)))
+        self.after()
         return context.take()
 
     def refuse(self, error: ProtocolError, event_id: str | None, now: float) -> list[Effect]:
@@ -94,14 +97,17 @@ class Session:
         if self.state is SessionState.CLOSED:
             return NOTHING
         try:
-            self.turns.append(pcm)
+            due = self.turns.append(pcm)
         except ProtocolError as error:
             return self.refuse(error, event_id, now)
-        if not edges:
+        if not edges and not due:
             return NOTHING
         context = self._at(now)
+        if due:
+            self.turns.speak_on()
         for edge in edges:
             self.turns.edge(edge)
+        self.after()
         return context.take()
 
     def engine(self, chunk: Chunk, now: float) -> list[Effect]:
@@ -115,7 +121,7 @@ class Session:
             self._owner(lease).take(lease, chunk)
         elif verdict is Verdict.GAP:
             self._owner(lease).lease_failed(lease, "lease_lost", f"A part of the {lease.job.stage} result is missing.", retry=True)
-        self._after()
+        self.after()
         return context.take()
 
     def job_lost(self, job_id: str, attempt: int, code: str, message: str, now: float) -> list[Effect]:
@@ -125,7 +131,7 @@ class Session:
             return NOTHING
         context = self._at(now)
         self._owner(lease).lease_failed(lease, code, message, retry=False)
-        self._after()
+        self.after()
         return context.take()
 
     def tell_limit(self, name: str, limit: int, remaining: int, reset_s: float, now: float) -> None:
@@ -141,11 +147,13 @@ class Session:
         elif name.startswith("pace:"):
             if response := self._find_response(name[5:]):
                 response.pump()
+        elif name == "idle":
+            self.floor.idle()
         elif name == "expire":
             self._expire()
         elif name == "expiring" and context.settings.extensions:
             context.send("ext.session.expiring", expires_at=context.config.expires_at, seconds_left=EXPIRING_S, reason="max_duration")
-        self._after()
+        self.after()
         return context.take()
 
     def close(self, reason: str, now: float) -> list[Effect]:
@@ -153,13 +161,15 @@ class Session:
         if self.state is SessionState.CLOSED:
             return NOTHING
         context = self._at(now)
-        self.unanswered = None
-        for response in [r for r in (self.active, *self.aside.values()) if r]:
+        self.floor.unanswered = None
+        self.floor.drop_draft()
+        for response in self.responses():
             response.cancel(reason)
         self.turns.close()
-        if context.unbilled_audio_ms:
-            self._bill_input("")
+        if context.unbilled_audio_ms or context.wasted:
+            self.floor.bill_input("")
         context.do(ClearTimer("leases"))
+        context.do(ClearTimer("idle"))
         context.do(ClearTimer("expire"))
         self.state = advance(SESSION, self.state, SessionState.CLOSED)
         return context.take()
@@ -172,14 +182,15 @@ class Session:
         if self.state is SessionState.CLOSED:
             return NOTHING
         context = self._at(now)
-        self.unanswered = None
-        for response in [r for r in (self.active, *self.aside.values()) if r]:
+        self.floor.unanswered = None
+        self.floor.drop_draft()
+        for response in self.responses():
             response.cancel(code)
-        self._after()
+        self.after()
         if notice and context.settings.type == "realtime":
-            self._start(Response(context, self._own_params(), Waterfall(now)), None)
+            self.begin(Response(context, self.own_params(), Waterfall(now)), None)
             self.active.recite(notice, at_once=True)
-            self._after()
+            self.after()
         context.send("error", error=ProtocolError(code, message).body(None))
         context.do(Close(1008, code))
         return context.take()
@@ -207,9 +218,10 @@ class Session:
         self._watch_expiry()
         context.do(SetTurnDetection(context.settings.turn_detection))
         self.turns.revive(heard)
-        for response in [r for r in (self.active, *self.aside.values()) if r]:
+        for response in self.responses():
             response.revive()
-        self._after()
+        self.floor.revive()
+        self.after()
         return context.take()
 
     # Inside
@@ -225,9 +237,11 @@ class Session:
         self.context.now = now
         return self.context
 
-    def _owner(self, lease: Lease) -> Turns | Response:
+    def _owner(self, lease: Lease) -> Turns | Response | Draft:
         if lease.job.stage is Stage.STT:
             return self.turns
+        if self.floor.draft and self.floor.draft.id == lease.owner:
+            return self.floor.draft
         return self._find_response(lease.owner)
 
     def _find_response(self, response_id: str) -> Response | None:
@@ -235,16 +249,19 @@ class Session:
             return self.active
         return self.aside.get(response_id)
 
-    def _after(self) -> None:
-        """Put away responses that ended and start the answer that waited."""
+    def after(self) -> None:
+        """Put away responses that ended and start the answer that waited; one that was begun ahead may be over at once."""
+        self._put_away()
+        self.floor.settle()
+        self._put_away()
+
+    def _put_away(self) -> None:
         if self.active and not self.active.active:
             if self.active.sent_bytes:
                 self.last = self.active
+            self.floor.answered(self.active)
             self.active = None
         self.aside = {i: r for i, r in self.aside.items() if r.active} if self.aside else self.aside
-        if self.unanswered and not self.active and not self.turns.speaking and not self.turns.pending:
-            utterance, self.unanswered = self.unanswered, None
-            self._answer(utterance)
 
     def _check_leases(self) -> None:
         context = self.context
@@ -314,9 +331,10 @@ class Session:
         entry = self.context.conversation.find(item_id, "truncate")
         if event["audio_end_ms"] < 0:
             raise ProtocolError("invalid_value", f"audio_end_ms={event['audio_end_ms']}: expected 0 or more.", param="audio_end_ms")
+        self.floor.overlap = None  # the client has decided: what is being said is no backchannel
         if self.active and self.active.message and self.active.message.entry is entry:
             self.active.cancel("turn_detected")
-            self._after()
+            self.after()
         kept = self.context.conversation.truncate(item_id, event["content_index"], event["audio_end_ms"])
         self.context.kept_audio.cut(item_id, kept * BYTES_PER_MS)
         self.context.send("conversation.item.truncated", item_id=item_id, content_index=event["content_index"], audio_end_ms=kept)
@@ -344,17 +362,22 @@ class Session:
         if not context.requests.remaining(context.now):
             raise ProtocolError("rate_limit_exceeded", f"More than {context.config.responses_per_minute} responses in a minute.",
                                 type="rate_limit_error")  # fmt: skip
-        self.unanswered = None if not params.out_of_band else self.unanswered
+        self.floor.unanswered = None if not params.out_of_band else self.floor.unanswered
         waiting = set(self.turns.pending) if params.input is None else set()
-        self._start(Response(context, params, Waterfall(context.now)), waiting)
+        self.begin(Response(context, params, Waterfall(context.now)), waiting)
 
-    def _start(self, response: Response, waiting: set[str] | None) -> None:
+    def begin(self, response: Response, waiting: set[str] | None, draft: Draft | None = None) -> None:
         """`waiting`: user items whose transcripts must come first; None: nothing is asked of the engines."""
         if response.params.out_of_band:
             self.aside[response.id] = response
         else:
             self.active = response
-        response.begin(waiting)
+            self.context.do(ClearTimer("idle"))
+        response.begin(waiting, draft)
+
+    def responses(self) -> list[Response]:
+        """All under way."""
+        return [r for r in (self.active, *self.aside.values()) if r]
 
     def _params(self, raw: dict[str, Any]) -> ResponseParams:
         context = self.context
@@ -405,66 +428,24 @@ class Session:
         if response is None:
             which = f"response '{wanted[:80]}' is not active" if wanted else "no active response found"
             raise ProtocolError("response_cancel_not_active", f"Cancellation failed: {which}")
+        if response is self.active:
+            self.floor.overlap = None
         response.cancel("client_cancelled")
-        self._after()
+        self.after()
 
     def _output_clear(self, event: dict[str, Any]) -> None:
         if self.active:
             response = self.active
             response.cancel("client_cancelled")
             self.context.send("output_audio_buffer.cleared", response_id=response.id)
-            self._after()
+            self.after()
 
-    # Listening
-
-    def _speech_started(self) -> None:
-        if not self.context.settings.turn_detection["interrupt_response"]:
-            return
-        if self.active:
-            self.active.cancel("turn_detected")
-            self._after()
-        elif self.last and self.last.play_end > self.context.now and self.last.message:
-            entry = self.last.message.entry
-            if self.context.conversation.get(entry.item["id"]) is entry:
-                self.context.conversation.truncate(entry.item["id"], 0, int(self.last.heard_ms))
-                self.context.save(entry)
-            self.last = None
-
-    def _heard(self, utterance: Utterance, text: str) -> None:
-        item_id = utterance.entry.item["id"]
-        for response in [r for r in (self.active, *self.aside.values()) if r]:
-            response.transcript_ready(item_id)
-        if self.context.settings.type == "transcription":
-            self._bill_input(item_id)
-        elif utterance.answer and text:
-            self.unanswered = utterance
-
-    def _not_heard(self, utterance: Utterance, code: str, message: str) -> None:
-        item_id = utterance.entry.item["id"]
-        for response in [r for r in (self.active, *self.aside.values()) if r]:
-            if item_id in response.waiting:
-                response.not_heard(code, message)
-        if utterance.answer and not self.active and self.context.settings.type == "realtime":
-            response = Response(self.context, self._own_params(), utterance.clock, item_id)
-            self._start(response, None)
-            response.not_heard(code, message)
-
-    def _answer(self, utterance: Utterance) -> None:
-        self._start(Response(self.context, self._own_params(), utterance.clock, utterance.entry.item["id"]), set())
-
-    def _own_params(self) -> ResponseParams:
+    def own_params(self) -> ResponseParams:
         """For an answer nobody asked for by event: a tool_choice whose tool is gone counts as auto."""
         try:
             return self._params({})
         except ProtocolError:
             return self._params({"tool_choice": "auto"})
-
-    def _bill_input(self, item_id: str) -> None:
-        """Audio that was transcribed and not answered."""
-        context = self.context
-        meters = {"audio_in_ms": context.unbilled_audio_ms, "audio_out_ms": 0, "tokens_in": 0, "tokens_out": 0}
-        context.unbilled_audio_ms = 0
-        context.do(RecordTurn(context.ids("turn"), "", "completed", "transcription", item_id or None, (), meters))
 
 
 def _decode_audio(item: dict[str, Any], format: str, max_ms: int) -> tuple[bytes, int]:

@@ -34,6 +34,8 @@ class SessionConfig:
     pipelines: dict[str, dict[str, str]] = field(default_factory=dict)  # model name -> {stt_engine, stt_model, …}
     extensions: bool = False
     strict: bool = False  # unknown settings are refused
+    preemptive: bool = True  # begin the answer at a short silence and hold it until the turn is certainly over
+    backchannels: bool = True  # "mm-hmm" does not stop an answer
     max_session_s: int = 3600
     expires_at: int = 0  # unix seconds, shown to the client
     start_deadline_ms: int = 2000  # a job no worker has taken by then is handed out again
@@ -46,6 +48,13 @@ class SessionConfig:
     max_buffer_ms: int = 300_000  # audio held before it is committed
     max_items: int = 1000
     max_text_chars: int = 100_000  # in one item
+
+
+def turn_taking(stored: dict[str, Any]) -> dict[str, Any]:
+    """An agent's stored turn detection as fields of SessionConfig: the protocol's part, which clients see, and what is ours alone."""
+    own = {name: stored[name] for name in ("preemptive", "backchannels") if name in stored}
+    detection = {k: v for k, v in stored.items() if k not in own}
+    return {"turn_detection": {"type": "server_vad", **detection}, **own}
 
 
 class Settings:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from voice.core.chunker import Chunker
 from voice.core.conversation import Entry, Sentence, Spoken
+from voice.core.hearing import StableText
 from voice.core.jobs import Feed, Job, Stage
 from voice.core.leases import Lease
 from voice.core.notices import Notice, Notices, no_notices
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
 CLASSES = {
     c.__name__: c
     for c in (Allowance, Chunker, Feed, Job, Lease, LeaseState, Message, Notice, Response, ResponseParams, ResponseState, Sentence, SessionConfig, Spent,
-              Spoken, Stage, Utterance, Waterfall)
+              Spoken, StableText, Stage, Utterance, Waterfall)
 }  # fmt: skip
 # plain JSON that is copied as it is
 RAW = {"item", "values", "tools", "tool_choice", "metadata", "details", "truncation", "turn_detection", "prompts", "pipelines", "server_tools"}
 LEFT_OUT = {"context", "listeners"}
 # sound that is made again, and what was fed for it
-FRESH: dict[tuple[str, str], Callable[[], Any]] = {("Message", "queue"): deque, ("Lease", "feeds"): list, ("Notice", "pcm"): bytes}
+FRESH: dict[tuple[str, str], Callable[[], Any]] = {("Message", "queue"): deque, ("Lease", "feeds"): list, ("Notice", "pcm"): bytes,
+         ("Utterance", "audio"): bytes}  # fmt: skip
 
 
 def _names(value: Any) -> list[str]:
@@ -90,7 +92,7 @@ class Reader:
         """The one object of this item."""
         if item_id not in self._entries:
             raw = self._raw[item_id]
-            self._entries[item_id] = Entry(raw["item"], self.get(raw["spoken"]), raw["audio_ms"], raw["pending"])
+            self._entries[item_id] = Entry(raw["item"], self.get(raw["spoken"]), raw["audio_ms"], raw["pending"], raw["aside"], raw["hint"])
         return self._entries[item_id]
 
     def get(self, value: Any) -> Any:
@@ -129,7 +131,8 @@ class Reader:
 
 def entry_dict(entry: Entry) -> dict[str, Any]:
     writer = Writer()
-    return {"item": entry.item, "spoken": writer.put(entry.spoken), "audio_ms": entry.audio_ms, "pending": entry.pending}
+    return {"item": entry.item, "spoken": writer.put(entry.spoken), "audio_ms": entry.audio_ms, "pending": entry.pending, "aside": entry.aside,
+            "hint": entry.hint}  # fmt: skip
 
 
 def head_dict(session: Session) -> dict[str, Any]:
@@ -140,9 +143,9 @@ def head_dict(session: Session) -> dict[str, Any]:
     head = {
         "at": context.now, "type": context.settings.type, "extensions": context.settings.extensions, "values": context.settings.values,
         "expires_at": context.config.expires_at, "conversation_id": context.conversation_id, "order": context.conversation.order(),
-        "requests": put(context.requests), "tokens": put(context.tokens), "unbilled_audio_ms": context.unbilled_audio_ms,
+        "requests": put(context.requests), "tokens": put(context.tokens), "unbilled_audio_ms": context.unbilled_audio_ms, "wasted": put(context.wasted),
         "open_jobs": [put(lease.job) for lease in context.leases.values()],
-        "active": put(session.active), "aside": put(session.aside), "last": put(last), "unanswered": put(session.unanswered),
+        "active": put(session.active), "aside": put(session.aside), "last": put(last), "unanswered": put(session.floor.unanswered),
         "updated": session._updated, "speech_item": turns.speech_item, "pending": put(turns.pending), "audio_ms": turns.buffer.total_ms,
     }  # fmt: skip
     head["entries"] = {i: entry_dict(e) for i, e in writer.entries.items()}
@@ -168,11 +171,12 @@ def restore(config: Any, head: dict[str, Any], items: Mapping[str, Any], params:
     context.now = head["at"]
     context.settings.type, context.settings.extensions, context.settings.values = head["type"], head["extensions"], head["values"]
     context.conversation_id, context.unbilled_audio_ms = head["conversation_id"], head["unbilled_audio_ms"]
+    context.wasted = get(head["wasted"])
     context.requests, context.tokens = get(head["requests"]), get(head["tokens"])
     for item_id in head["order"]:
         context.conversation.add(reader.entry(item_id))
     session.active, session.aside, session.last = get(head["active"]), get(head["aside"]), get(head["last"])
-    session.unanswered, session._updated = get(head["unanswered"]), head["updated"]
+    session.floor.unanswered, session._updated = get(head["unanswered"]), head["updated"]
     session.left_open = [get(job) for job in head["open_jobs"]]
     turns.speech_item, turns.pending = head["speech_item"], get(head["pending"])
     turns.buffer.skip_to(head["audio_ms"])

@@ -8,12 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class SpeechEdge:
-    """Speech began or ended. All in ms of audio since the session's start.
+    """Speech began, paused (a short silence: perhaps the end), went on after a pause, or ended. In ms of audio since the session's start.
 
     `at_ms`: where in the audio it happened (start of the first, end of the last speech frame).
-    `decided_ms`: how much audio it took to be sure; for "stopped" later by the silence waited for.
+    `decided_ms`: how much audio it took to be sure; for "paused" and "stopped" later by the silence waited for.
+    `fall`: of a pause under semantic_vad, how much the voice sounded like the end of a sentence, 0..1; None where not measured.
     """
 
-    kind: Literal["started", "stopped"]
+    kind: Literal["started", "paused", "resumed", "stopped"]
     at_ms: int
     decided_ms: int
+    fall: float | None = None

@@ -35,6 +35,7 @@ class Transcript:
     language: str = "en"
     no_speech: float = 0.0  # 0..1
     words: tuple[tuple[str, int, int], ...] = ()  # (word, start_ms, end_ms); empty where not known
+    confidence: float = 1.0  # 0..1: how sure the model is of these words (Whisper: e ** mean log-probability of a token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ class Engine(ABC):
 
 
 class STTEngine(Engine):
+    window_s: float = 30.0  # audio one inference looks at; longer speech is cut at the speaker's own pauses before it gets there
+
     @abstractmethod
     def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "", task: str = "transcribe") -> Iterator[Transcript]:
         """PCM16 mono 16 kHz in; zero or more interim transcripts, then exactly one final (text "" for silence).

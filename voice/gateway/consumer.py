@@ -18,8 +18,7 @@ from django.conf import settings
 from apps.common.errors import Overloaded, VivavoceError
 from apps.common.ids import new_id
 from voice.core.events import CLIENT_EVENTS
-from voice.core.setters import SERVER_VAD
-from voice.core.settings import SessionConfig
+from voice.core.settings import SessionConfig, turn_taking
 from voice.gateway import auth, metrics
 from voice.gateway.admission import Admission
 from voice.gateway.dispatch import shared
@@ -217,7 +216,7 @@ def _config(session_id: str, agent, handshake: auth.Handshake, kind: str) -> Ses
         session_id=session_id, model=handshake.query.get("model") or "default", type=kind, instructions=agent.instructions,
         voice=agent.voice, voices=frozenset(config.VOICES), language=agent.language, stt_engine=agent.stt_engine, stt_model=agent.stt_model,
         llm_engine=agent.llm_engine, llm_model=agent.llm_model, tts_engine=agent.tts_engine, tts_model=agent.tts_model,
-        turn_detection=agent.turn_detection or dict(SERVER_VAD), tools=tuple(agent.tools), extensions=handshake.extensions,
+        **turn_taking(agent.turn_detection), tools=tuple(agent.tools), extensions=handshake.extensions,
         max_session_s=(longest := min(config.MAX_SESSION_SECONDS, agent.limits.get("max_session_seconds", config.MAX_SESSION_SECONDS))),
         expires_at=int(time.time()) + longest,
         start_deadline_ms=config.START_DEADLINE_MS, wait_deadline_ms=config.WAIT_DEADLINE_MS,

@@ -61,7 +61,7 @@ class Live:
         self.close_code, self.close_reason = 1000, "client"
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._jobs: set[str] = set()
-        self._metered: set[str] = set()  # jobs that were counted against the limits
+        self._metered: set[str] = set()  # jobs that were counted against the limits, or are once it is certain that they are wanted
         self._bus_queue: asyncio.Queue = asyncio.Queue(2000)
         self._tasks: set[asyncio.Task] = set()
 
@@ -113,7 +113,10 @@ class Live:
         self.dispatch.listen(effect.job, self)
         if self.trace:
             self.trace.opened(effect.job)
-        if effect.job.stage in METERED and effect.job.id not in self._metered:
+        if effect.ahead and effect.job.stage in METERED:
+            self._metered.add(effect.job.id)
+            self._to_bus(self._open_ahead, effect.job, effect.feeds)  # in the queue: its next feed may be close behind
+        elif effect.job.stage in METERED and effect.job.id not in self._metered:
             self._metered.add(effect.job.id)
             self.spawn(self._open_metered(effect.job, effect.feeds), "open")
         elif effect.feeds:
@@ -123,18 +126,35 @@ class Live:
 
     async def _open_metered(self, job: Job, feeds) -> None:
         """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
+        audio_ms = sum(len(f.pcm) for f in feeds) * 500 // job.params.get("rate_hz", 24000)
+        if await self._allowed(job, self._count(job, audio_ms)) and job.id in self._jobs:  # not cancelled meanwhile
+            await self._guard(job, self.dispatch.bus.open(job, feeds))
+
+    async def _open_ahead(self, job: Job, feeds) -> None:
+        """Work that may come to nothing: only where something is left of the limits, and not counted yet."""
+        name = "audio_minutes_per_day" if job.stage is Stage.STT else "requests_per_minute"
+        if await self._allowed(job, self.place.check(name)) and job.id in self._jobs:
+            await self.dispatch.bus.open(job, feeds)
+
+    async def _count(self, job: Job, audio_ms: int) -> None:
+        if job.stage is Stage.STT:
+            await self.place.spend("audio_minutes_per_day", max(1, round(audio_ms / 1000)))
+        else:
+            self._tell("requests", await self.place.spend("requests_per_minute"))
+            self._tell("tokens", await self.place.check("tokens_per_minute"))
+
+    async def _allowed(self, job: Job, asking) -> bool:
+        """False: a limit is reached, and the session knows."""
         try:
-            if job.stage is Stage.STT:
-                await self.place.spend("audio_minutes_per_day", max(1, round(sum(len(f.pcm) for f in feeds) / 2 / job.params["rate_hz"])))
-            else:
-                self._tell("requests", await self.place.spend("requests_per_minute"))
-                self._tell("tokens", await self.place.check("tokens_per_minute"))
+            await asking
         except RateLimited as error:
             metrics.REFUSED.labels(error.code).inc()
             self.perform(self.session.job_lost(job.id, job.attempt, error.code, error.message, time.monotonic()))
-            return
-        if job.id in self._jobs:  # not cancelled meanwhile
-            await self._guard(job, self.dispatch.bus.open(job, feeds))
+            return False
+        return True
+
+    def do_count(self, effect: fx.CountJob) -> None:
+        self.spawn(self._allowed(effect.job, self._count(effect.job, effect.audio_ms)), "count")
 
     def _tell(self, name: str, window) -> None:
         if window is not None:
@@ -160,6 +180,9 @@ class Live:
 
     def do_detection(self, effect: fx.SetTurnDetection) -> None:
         self.detector.configure(effect.settings, effect.reset)
+
+    def do_end_after(self, effect: fx.EndTurnAfter) -> None:
+        self.detector.end_after(effect.silence_ms)
 
     def do_save(self, effect: fx.SaveItem) -> None:
         self.store.save_item(effect)
@@ -299,5 +322,5 @@ class Live:
 _CARRY_OUT = {
     fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: Live.do_open, fx.FeedJob: Live.do_feed, fx.CancelJob: Live.do_cancel,
     fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
-    fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close,
+    fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: Live.do_count, fx.EndTurnAfter: Live.do_end_after,
 }  # fmt: skip

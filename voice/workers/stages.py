@@ -5,33 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import numpy as np
-import soxr
-
 from voice.core.jobs import Chunk, ChunkKind
-from voice.engines.base import CompletionRequest, TextDelta, ToolCall
+from voice.engines.base import CompletionRequest, TextDelta, ToolCall, Transcript
+from voice.workers.hearing import Hearing
 from voice.workers.run import Lease, piece
 
-STT_HZ = 16000
 FEED_WAIT_S = 15 * 60  # a TTS job waits as long as its answer is spoken; beats tell that it lives
-AUDIO_WAIT_S = 10
+AUDIO_WAIT_S = 10  # longer than the longest pause inside an utterance (8 s)
 
 
 def transcribe(lease: Lease) -> Iterator[Chunk]:
-    """One utterance: PCM16 at params.rate_hz by feeds."""
+    """One utterance, often while it is being spoken: PCM16 at params.rate_hz by feeds, heard anew at pauses and now and then."""
     params = lease.job.params
-    pcm = b"".join(feed.pcm for feed in lease.bus.feeds(lease.job, AUDIO_WAIT_S))
+    hearing, index = Hearing(lease.engine(), params), 0
+    for feed in lease.bus.feeds(lease.job, AUDIO_WAIT_S):
+        index = feed.index
+        hearing.add(feed.pcm, last=feed.last)
+        if not feed.last and (feed.flush or hearing.due()):
+            yield _transcript(hearing.hear(settle=feed.flush), index, final=False, decoded_ms=hearing.decoded_ms)
     if lease.bus.cancelled(lease.job):
         return
-    audio_ms = len(pcm) * 1000 // 2 // params["rate_hz"]
-    if params["rate_hz"] != STT_HZ:
-        pcm = soxr.resample(np.frombuffer(pcm, "<i2"), params["rate_hz"], STT_HZ).astype("<i2").tobytes()
     began = time.monotonic()
-    for found in lease.engine().transcribe(pcm, language=params.get("language", "en"), prompt=params.get("prompt", ""),
-                                           task=params.get("task", "transcribe")):  # fmt: skip
-        yield piece(ChunkKind.TRANSCRIPT, text=found.text, final=found.final,
-                    meta={"language": found.language, "no_speech": round(found.no_speech, 3)})  # fmt: skip
-    yield piece(ChunkKind.DONE, meta={"audio_ms": audio_ms, "total_ms": (time.monotonic() - began) * 1000})
+    yield _transcript(hearing.hear(), index, final=True, decoded_ms=hearing.decoded_ms)
+    yield piece(ChunkKind.DONE, meta={"audio_ms": hearing.audio_ms, "decoded_ms": hearing.decoded_ms, "total_ms": (time.monotonic() - began) * 1000})
+
+
+def _transcript(found: Transcript, index: int, final: bool, decoded_ms: int) -> Chunk:
+    meta = {"language": found.language, "no_speech": round(found.no_speech, 3), "confidence": round(found.confidence, 3), "decoded_ms": decoded_ms}
+    return piece(ChunkKind.TRANSCRIPT, text=found.text, index=index, final=final, meta=meta)
 
 
 def complete(lease: Lease) -> Iterator[Chunk]:

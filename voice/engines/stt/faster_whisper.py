@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,7 +28,7 @@ class Engine(STTEngine):
                                        cpu_threads=self.settings.threads, num_workers=2, local_files_only=True)  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"speech model {path} cannot be loaded: {error}", code="model_broken") from error
-        self._window_s = self._chunk_length(path)
+        self.window_s = self._chunk_length(path)
         list(self.transcribe(bytes(RATE_HZ)))  # the first call allocates
 
     @staticmethod
@@ -39,35 +40,36 @@ class Engine(STTEngine):
         audio = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
         if len(audio) < RATE_HZ // 50:
             yield Transcript("", True, language, 1.0)
-        elif self._window_s < FULL_WINDOW_S:
-            yield Transcript(self._short(audio), True, "en")
+        elif self.window_s < FULL_WINDOW_S:
+            yield self._short(audio)
         else:
             yield from self._standard(audio, language, prompt, task)
 
-    def _short(self, audio: np.ndarray) -> str:
+    def _short(self, audio: np.ndarray) -> Transcript:
         """A model of shorter windows: faster-whisper pads to 30 s whatever `chunk_length` says, so its parts are called."""
         from faster_whisper.tokenizer import Tokenizer
 
-        model, window = self._model, self._window_s * FRAMES_PER_S
+        model, window = self._model, self.window_s * FRAMES_PER_S
         tokenizer = Tokenizer(model.hf_tokenizer, False, "transcribe", "en")
         start = [[tokenizer.sot, tokenizer.no_timestamps]]
-        texts = []
-        for at in range(0, len(audio), self._window_s * RATE_HZ):
-            features = model.feature_extractor(audio[at : at + self._window_s * RATE_HZ], padding=0)[:, :window]
+        texts, sure = [], 0.0
+        for at in range(0, len(audio), self.window_s * RATE_HZ):
+            features = model.feature_extractor(audio[at : at + self.window_s * RATE_HZ], padding=0)[:, :window]
             padded = np.zeros((features.shape[0], window), np.float32)
             padded[:, : features.shape[1]] = features
-            result = model.model.generate(model.encode(padded), start, beam_size=1, max_length=60, return_scores=False)[0]
+            result = model.model.generate(model.encode(padded), start, beam_size=1, max_length=60, return_scores=True)[0]
+            sure = min(sure, result.scores[0])
             texts.append(tokenizer.decode([t for t in result.sequences_ids[0] if t < tokenizer.eot]).strip())
-        return " ".join(t for t in texts if t)
+        return Transcript(" ".join(t for t in texts if t), True, "en", confidence=math.exp(sure))
 
     def _standard(self, audio: np.ndarray, language: str, prompt: str, task: str) -> Iterator[Transcript]:
         segments, info = self._model.transcribe(
             audio, task=task, language=language if self._model.model.is_multilingual else None, initial_prompt=prompt or None, beam_size=1,
             temperature=0.0, condition_on_previous_text=False, without_timestamps=True, vad_filter=False,
         )  # fmt: skip
-        text, silence = "", 0.0
+        text, silence, sure = "", 0.0, 0.0
         for segment in segments:
             text += segment.text
-            silence = max(silence, segment.no_speech_prob)
-            yield Transcript(text.strip(), False, info.language, silence)
-        yield Transcript(text.strip(), True, info.language, silence)
+            silence, sure = max(silence, segment.no_speech_prob), min(sure, segment.avg_logprob)
+            yield Transcript(text.strip(), False, info.language, silence, confidence=math.exp(sure))
+        yield Transcript(text.strip(), True, info.language, silence, confidence=math.exp(sure))
