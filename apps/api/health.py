@@ -12,7 +12,7 @@ import prometheus_client
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from apps.api.queues import STAGES, client, worker_report
+from apps.common.queues import STAGES, client, worker_report
 from apps.tenants.context import bound_public
 
 CHECK_S = 1.0

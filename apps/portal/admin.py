@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from allauth.usersessions.models import UserSession
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.models import Group
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
 
 from apps.accounts.models import Issuer, Secret, User
-from apps.apikeys.models import ApiKey
+from apps.apikeys.models import LIMIT_NAMES, ApiKey
+from apps.audit.models import AuditEntry
 from apps.common.errors import VivavoceError
 from apps.onboarding.services import workspace_create
 from apps.teams.models import Membership
@@ -27,26 +35,79 @@ ACTS = {
     "reopen": lambda t, actor, reason: services.tenant_reopen(tenant=t, actor=actor),
     "erase": lambda t, actor, reason: services.tenant_erase(tenant=t, actor=actor),
 }
+CONSEQUENCES = {
+    "suspend": "New connections are refused at once, live ones are told and closed within seconds; data are kept.",
+    "resume": "It may be used again at once.",
+    "close": "Calls are refused at once; after 30 days everything is erased, until then it can be reopened.",
+    "reopen": "It may be used again at once.",
+    "erase": "Its schema is dropped and its keys are destroyed, now and for good; the audit log keeps that it existed.",
+}
 OFFERED = {"active": ("suspend", "close"), "suspended": ("resume", "close"), "closed": ("reopen", "erase")}
+for _model in (Group, EmailAddress, Authenticator, UserSession):  # changed by their owners' pages only
+    admin.site.unregister(_model)
 
 
 class Reason(forms.Form):
-    reason = forms.CharField(max_length=300, required=False, help_text="Needed for a suspension: its owner reads it.")
+    reason = forms.CharField(max_length=300, required=False)
+
+
+def limit_field() -> forms.IntegerField:
+    return forms.IntegerField(required=False, min_value=0, max_value=2**31 - 1, widget=UnfoldAdminIntegerFieldWidget)
+
+
+class TenantForm(forms.ModelForm):
+    """Limits as numbers; empty = what the plan or the installation gives."""
+
+    slug = forms.CharField(required=False, max_length=40, widget=UnfoldAdminTextInputWidget, help_text="3-40 of a-z 0-9 -, a letter first; empty: made from the name.")
+    requests_per_minute = limit_field()
+    tokens_per_minute = limit_field()
+    concurrent_sessions = limit_field()
+    audio_minutes_per_day = limit_field()
+
+    class Meta:
+        model = Tenant
+        fields = ("name", "slug", "email", "plan", "override_until")
+        help_texts = {
+            "email": "Of whom to write to.",
+            "plan": "By hand, in place of the plan it pays for.", "override_until": "When plan and limits by hand end (UTC); empty: no end.",
+        }  # fmt: skip
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for name in set(LIMIT_NAMES) & set(self.fields):
+            self.fields[name].initial = self.instance.limits.get(name)
+
+    def clean(self):
+        values = super().clean()
+        self.instance.limits = {n: values[n] for n in LIMIT_NAMES if values.get(n) is not None}
+        return values
 
 
 @admin.register(Tenant)
 class TenantAdmin(ModelAdmin):
-    list_display = ("slug", "name", "status", "live", "email", "created_at", "acts")
+    form = TenantForm
+    list_display = ("slug", "name", "state", "live", "email", "created_at", "acts")
     list_filter = ("status",)
     search_fields = ("slug", "name", "id")
-    fields = ("name", "slug", "email", "status", "suspended_reason", "erase_at", "limits", "plan", "override_until", "milestones")
-    readonly_fields = ("status", "suspended_reason", "erase_at", "milestones")
+    fieldsets = (
+        (None, {"fields": ("name", "slug", "email")}),
+        ("By hand, until", {"fields": ("plan", *LIMIT_NAMES, "override_until")}),
+        ("State", {"fields": ("status", "suspended_reason", "erase_at", "milestones", "acts")}),
+    )
+    readonly_fields = ("status", "suspended_reason", "erase_at", "milestones", "acts")
 
     def get_queryset(self, request):
         return super().get_queryset(request).exclude(schema_name=TEMPLATE_SCHEMA)
 
     def get_readonly_fields(self, request, obj=None):
-        return (*self.readonly_fields, "slug", "name", "email") if obj else (*self.readonly_fields, "limits", "plan", "override_until")
+        return (*self.readonly_fields, "slug") if obj else self.readonly_fields
+
+    def get_fieldsets(self, request, obj=None):
+        return self.fieldsets if obj else self.fieldsets[:1]
+
+    @display(description="state", label={"active": "success", "suspended": "danger", "closed": "warning", "provisioning": "info"})
+    def state(self, tenant: Tenant) -> str:
+        return tenant.status
 
     @admin.display(description="live sessions")
     def live(self, tenant: Tenant) -> int:
@@ -54,16 +115,30 @@ class TenantAdmin(ModelAdmin):
 
     @admin.display(description="act")
     def acts(self, tenant: Tenant) -> str:
-        links = [format_html('<a href="{}">{}</a>', reverse("admin:tenant-act", args=[tenant.id, act]), act) for act in OFFERED.get(tenant.status, ())]
-        return format_html(" · ".join(["{}"] * len(links)), *links) if links else ""
+        links = [format_html('<a class="underline" href="{}">{}</a>', reverse("admin:tenant-act", args=[tenant.id, act]), act)
+                 for act in OFFERED.get(tenant.status, ())]  # fmt: skip
+        return format_html(" · ".join(["{}"] * len(links)), *links) if links else "-"
 
     def save_model(self, request, obj, form, change):
-        if change:
-            services.tenant_override(tenant=obj, actor=operator(request.user), limits=obj.limits, plan=obj.plan, until=obj.override_until)
-        else:
+        if not change:
             made = workspace_create(name=obj.name, slug=obj.slug or None, email=obj.email)
             obj.pk, obj.schema_name = made.pk, made.schema_name
             obj.refresh_from_db()
+            return
+        actor, changed = operator(request.user), set(form.changed_data)
+        by_hand = {"limits": obj.limits, "plan": obj.plan, "until": obj.override_until}  # before the service reads the row anew
+        if changed & {"name", "email"}:
+            services.tenant_update(tenant=obj, actor=actor, name=obj.name, email=obj.email)
+        if changed & {"plan", "override_until", *LIMIT_NAMES}:
+            services.tenant_override(tenant=obj, actor=actor, **by_hand)
+
+    def changeform_view(self, request, object_id=None, form_url="", extra_context=None):
+        """What a service refuses is said on the page."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except VivavoceError as error:
+            messages.error(request, error.message)
+            return redirect(request.path)
 
     def has_delete_permission(self, request, obj=None):
         return False  # closed and erased, by the acts
@@ -77,15 +152,19 @@ class TenantAdmin(ModelAdmin):
         if tenant is None or act not in ACTS or not actor.can("platform"):
             return redirect("admin:tenants_tenant_changelist")
         form = Reason(request.POST if request.method == "POST" else None)
+        if act != "suspend":
+            del form.fields["reason"]
         if request.method == "POST" and form.is_valid():
             try:
-                ACTS[act](tenant, actor, form.cleaned_data["reason"])
+                ACTS[act](tenant, actor, form.cleaned_data.get("reason", ""))
                 messages.success(request, f"{tenant.slug}: {act} done.")
             except VivavoceError as error:
                 messages.error(request, error.message)
             return redirect("admin:tenants_tenant_changelist")
-        context = {**self.admin_site.each_context(request), "title": f"{act.title()} {tenant.slug}", "form": form, "tenant": tenant, "act": act}
-        return render(request, "admin/tenant_act.html", context)
+        return render(request, "admin/tenant_act.html", {
+            **self.admin_site.each_context(request), "title": f"{act.title()} {tenant.slug}", "form": form, "tenant": tenant, "act": act,
+            "consequence": CONSEQUENCES[act],
+        })  # fmt: skip
 
 
 @admin.register(User)
@@ -97,7 +176,12 @@ class UserAdmin(ModelAdmin):
 
     @admin.display(description="see the portal as this user")
     def look(self, user: User) -> str:
-        return format_html('<button type="submit" formaction="{}" formnovalidate>Look as {} (read only)</button>', reverse("impersonate", args=[user.pk]), user.email)
+        if user.is_staff or not user.is_active:
+            return "Not for operators, nor for accounts that are off."
+        button = '<button type="submit" class="underline cursor-pointer" formaction="{}" formnovalidate{}>{}</button>'
+        address = reverse("impersonate", args=[user.pk])
+        rows = [("", f"Look as {user.email}, read only"), (mark_safe(' name="write" value="1"'), "with changes")]
+        return format_html_join(" · ", button, [(address, more, words) for more, words in rows])
 
     def has_add_permission(self, request):
         return False
@@ -146,6 +230,22 @@ class IssuerAdmin(ModelAdmin):
         if form.cleaned_data["new_secret"]:
             obj.client_secret = Secret.seal(form.cleaned_data["new_secret"])
         super().save_model(request, obj, form, change)
+
+
+@admin.register(AuditEntry)
+class AuditAdmin(ModelAdmin):
+    """What operators did, and what happened to accounts; a workspace's own lines are on its own page."""
+
+    list_display = ("seq", "at", "action", "actor", "target", "ip")
+    list_filter = ("action",)
+    search_fields = ("action", "actor", "target", "ip", "request_id")
+    fields = ("seq", "at", "action", "actor", "key_id", "ip", "target", "before", "after", "request_id", "previous", "digest")
+    readonly_fields = fields
+
+    def has_add_permission(self, request):
+        return False  # the log writes itself
+
+    has_delete_permission = MembershipAdmin.has_change_permission
 
 
 admin.site.register(Domain, ModelAdmin)

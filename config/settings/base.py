@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from config import voice
+from config import admin, voice
 from config.env import ROOT, VAR, BadSetting, embedded_secret, envbool, envint, envlist, envsecret, envstr
 
 BASE_DIR = ROOT
@@ -176,6 +176,7 @@ TEMPLATES = [
         },
     }
 ]
+UNFOLD = admin.UNFOLD
 ASGI_APPLICATION = "config.asgi.portal"
 STATIC_URL = "static/"
 STATIC_ROOT = VAR / "static"

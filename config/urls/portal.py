@@ -3,6 +3,7 @@ from django.urls import include, path, register_converter
 
 from apps.api import health
 from apps.api.v1 import api
+from apps.portal import operations
 from apps.portal.views import account, agents, keys, oidc, playground, records, stripe_webhook, team, workspaces
 
 
@@ -77,6 +78,9 @@ urlpatterns = [
     path("t/<slug:slug>/", include(workspace)),
     path("stripe/webhook", stripe_webhook.webhook, name="stripe-webhook"),
     path("api/v1/", api.urls),
+    path("admin/live", operations.live, name="live-sessions"),
+    path("admin/live/<str:tenant_id>/<str:session_id>/end", operations.live_end, name="live-session-end"),
+    path("admin/queues", operations.queues_page, name="queues"),
     path("admin/", admin.site.urls),
 ]
 handler400 = "apps.api.handlers.bad_request"

@@ -9,9 +9,11 @@ from django.test import Client
 
 from apps.accounts.models import User
 from apps.audit.models import AuditEntry
+from apps.conversations.models import VoiceSession
 from apps.onboarding.services import workspace_create
-from apps.tenants.context import bound_public
+from apps.tenants.context import bound, bound_public
 from apps.tenants.models import Tenant
+from apps.usage.limits import Level, limiter
 
 
 @pytest.fixture
@@ -27,7 +29,8 @@ def boss(tenant):
     return client
 
 
-@pytest.mark.parametrize("page", ["", "tenants/tenant/", "tenants/tenant/add/", "accounts/user/", "accounts/issuer/", "accounts/issuer/add/", "teams/membership/", "apikeys/apikey/"])
+@pytest.mark.parametrize("page", ["", "tenants/tenant/", "tenants/tenant/add/", "accounts/user/", "accounts/issuer/", "accounts/issuer/add/", "teams/membership/", "apikeys/apikey/",
+                                  "audit/auditentry/", "tenants/domain/", "live", "queues"])  # fmt: skip
 def test_every_list_opens(boss, page):
     assert boss.get(f"/admin/{page}").status_code == 200
 
@@ -43,16 +46,37 @@ def test_a_tenant_is_made_suspended_resumed_and_overridden(boss, tenant):
     tenant.refresh_from_db()
     assert tenant.status == "suspended" and tenant.suspended_reason == "unpaid"
     boss.post(f"{act}/resume")
-    boss.post(f"/admin/tenants/tenant/{tenant.id}/change/", {"limits": '{"concurrent_sessions": 3}', "plan": "", "override_until_0": "", "override_until_1": ""})
+    boss.post(f"/admin/tenants/tenant/{tenant.id}/change/", {"name": "Ops 2", "email": "", "concurrent_sessions": "3", "plan": "", "override_until_0": "", "override_until_1": ""})
     tenant.refresh_from_db()
-    assert tenant.status == "active" and tenant.limits == {"concurrent_sessions": 3}
-    assert [e.action for e in AuditEntry.objects.filter(target=tenant.id).order_by("seq")] == ["tenant.suspended", "tenant.resumed", "tenant.overridden"]
+    assert (tenant.status, tenant.name, tenant.limits) == ("active", "Ops 2", {"concurrent_sessions": 3})
+    assert [e.action for e in AuditEntry.objects.filter(target=tenant.id).order_by("seq")] == [
+        "tenant.suspended", "tenant.resumed", "tenant.updated", "tenant.overridden"]  # fmt: skip
+
+
+def test_live_sessions_are_listed_and_ended(boss, tenant):
+    with bound(tenant):
+        VoiceSession.objects.create(id=f"sess_{tenant.slug}", agent_id="agt_x", agent_version=1, key_id="key_x")
+    limiter().enter((Level(tenant.id, {"concurrent_sessions": 5}),), f"sess_{tenant.slug}")
+    assert f"sess_{tenant.slug}".encode() in boss.get("/admin/live").content
+    end = f"/admin/live/{tenant.id}/sess_{tenant.slug}/end"
+    assert boss.get(end).status_code == 405
+    assert b"is told to end" in boss.post(end, follow=True).content
+    with bound(tenant):
+        assert AuditEntry.objects.filter(action="session.ended", target=f"sess_{tenant.slug}").exists()
+    assert boss.post(f"/admin/live/{tenant.id}/sess_nobody/end").status_code == boss.post("/admin/live/ten_x/sess_x/end").status_code == 404
+
+
+def test_a_bad_slug_is_said_on_the_page(boss):
+    assert b"is reserved" in boss.post("/admin/tenants/tenant/add/", {"name": "Admin", "slug": "admin", "email": ""}, follow=True).content
 
 
 def test_a_member_is_no_operator(tenant):
     client = Client()
     client.force_login(User.objects.create_user(f"u-{time.time_ns()}@example.com", "a-long-password-7"), backend="allauth.account.auth_backends.AuthenticationBackend")
-    assert client.get("/admin/tenants/tenant/").status_code == 302
+    assert all(client.get(f"/admin/{page}").status_code == 302 for page in ("tenants/tenant/", "live", "queues"))
+    assert client.post(f"/admin/live/{tenant.id}/sess_x/end").status_code == 302
+    User.objects.filter(pk=client.session["_auth_user_id"]).update(is_staff=True)  # staff without superuser rights
+    assert all(client.get(f"/admin/{page}").status_code == 403 for page in ("live", "queues"))
     assert client.post(f"/admin/tenants/tenant/{tenant.id}/act/suspend", {"reason": "x"}).status_code == 302
     tenant.refresh_from_db()
     assert tenant.status == "active"

@@ -6,7 +6,7 @@ from django.db.models import Q
 from ninja import Field, Router
 
 from apps.api.health import readiness
-from apps.api.queues import queues
+from apps.common.queues import queues
 from apps.api.v1.base import Body, Limit, Page, Schema, When, answers, creates, page
 from apps.apikeys.services import check_limits
 from apps.common.errors import BadRequest, NotFound

@@ -41,6 +41,16 @@ def queues() -> dict[str, dict]:
         raise Overloaded("Redis does not answer; try again.", retry_after_s=2) from error
 
 
+def worker_rows() -> list[dict]:
+    """Each worker that reported in the last three seconds: name (host:pid), stage, busy, slots, done. Raises Overloaded when Redis is away."""
+    try:
+        keys = sorted(k.decode() for k in client.scan_iter("voice:worker:*", count=500))
+        values = client.mget(keys) if keys else []
+    except redis.RedisError as error:
+        raise Overloaded("Redis does not answer; try again.", retry_after_s=2) from error
+    return [{"name": key.split(":", 3)[3], **json.loads(value)} for key, value in zip(keys, values, strict=True) if value]
+
+
 def message_age_s(message: bytes, now: float) -> float:
     """Seconds since a Celery message was sent: header `sent_at` (config/celery.py), or what `expires` of an engine job tells."""
     headers = json.loads(message)["headers"]
