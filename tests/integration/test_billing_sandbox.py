@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -184,7 +185,7 @@ def lines_of(invoice) -> list[tuple]:
     return [(line.description, line.amount, line.quantity, line.period.start, line.period.end) for line in invoice.lines.data]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=int(os.environ.get("PREVIEW_EXAMPLES", "40")), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_preview_is_the_invoice_that_follows(sandbox, api, plans, data):
     """Random plans, quantities, moments, balances and ways to prorate: equal line by line."""

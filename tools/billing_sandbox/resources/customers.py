@@ -233,6 +233,18 @@ def tax_id_delete(sandbox: Sandbox, params: Params, id: str, tax_id: str) -> dic
     return {"id": tax_id, "object": "tax_id", "deleted": True}
 
 
+@route("GET", "/v1/tax_ids/{id}")
+def owned_tax_id_get(sandbox: Sandbox, params: Params, id: str) -> dict:
+    return sandbox.get("tax_id", id)
+
+
+@route("GET", "/v1/tax_ids")
+def owned_tax_id_list(sandbox: Sandbox, params: Params) -> dict:
+    owner = params.child("owner")
+    owner.text("type", choices=("customer", "self"))
+    return sandbox.page(params, "tax_id", customer=owner.text("customer"))
+
+
 # The credit balance: negative = the customer has credit
 
 
