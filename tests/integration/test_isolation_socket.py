@@ -21,7 +21,7 @@ SCOPE = "realtime:connect"
 TEXT = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
 # event -> (its fields, what it is answered with when the ids in it are one's own, and when they are another's); "" = no answer
 EVENTS = {
-    "session.update": (lambda ids: {"session": {"type": "realtime", "prompt": {"id": ids["agent"]}}}, "session.updated|error", "error"),
+    "session.update": (lambda ids: {"session": {"type": "realtime", "prompt": {"id": ids["agent"]}}}, "session.updated", "error"),
     "input_audio_buffer.append": (lambda ids: {"audio": "AAAA"}, "", ""),
     "input_audio_buffer.commit": (lambda ids: {}, "error", "error"),  # nothing to commit
     "input_audio_buffer.clear": (lambda ids: {}, "input_audio_buffer.cleared", "input_audio_buffer.cleared"),
