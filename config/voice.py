@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from config.env import ROOT, embedded_secret, envfloat, envint, envlist, envsecret, envstr
+from config.env import ROOT, embedded_secret, envbool, envfloat, envint, envlist, envsecret, envstr
 
 REDIS_PORT = envint("REDIS_PORT", 16379)
 REDIS_URL = envsecret("REDIS_URL") or f"redis://:{embedded_secret('redis_password')}@127.0.0.1:{REDIS_PORT}/0"
@@ -38,5 +38,6 @@ MAX_FRAME_BYTES = envint("MAX_FRAME_BYTES", 21 * 1024 * 1024)  # one WebSocket m
 OUTPUT_BUFFER_BYTES = envint("OUTPUT_BUFFER_BYTES", 4 * 1024 * 1024)  # unsent for a client that does not read, then it is cut
 OUTPUT_STALL_SECONDS = envint("OUTPUT_STALL_SECONDS", 20)  # one frame may take this long to be taken
 PING_SECONDS = envint("PING_SECONDS", 20)
+WEBSOCKET_COMPRESSION = envbool("WEBSOCKET_COMPRESSION", True)  # for clients that offer it; those that do not cost nothing
 VAD_GATE_DB = envfloat("VAD_GATE_DB", -55.0)  # below this level (dBFS) a frame is silence without asking the model; 0 = off
 OTEL_ENDPOINT = envstr("OTEL_EXPORTER_OTLP_ENDPOINT")  # of an OpenTelemetry collector, e.g. http://localhost:4318; empty = no tracing

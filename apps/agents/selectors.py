@@ -30,13 +30,22 @@ class AgentConfig:
     limits: dict[str, int]
 
 
-def agent_for_session(*, assistant: str | None = None) -> AgentConfig:
-    """The named agent or the tenant's default. Raises NotFound."""
+# names that OpenAI's clients send by themselves: each is the workspace's default pipeline
+MODEL_ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-realtime-mini", "gpt-4o-realtime-preview", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe",
+                 "gpt-realtime-whisper", "gpt-transcribe", "gpt-live-transcribe", "tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o", "gpt-4o-mini")  # fmt: skip
+
+
+def agent_for_session(*, assistant: str | None = None, version: str = "") -> AgentConfig:
+    """The named agent (its published version, or the published one with this number) or the tenant's default. Raises NotFound."""
     rows = Agent.objects.filter(deleted_at=None).exclude(published=None).select_related("published")
     agent = (rows.filter(pk=assistant) if assistant else rows.order_by("-is_default", "created_at")).first()
     if agent is None:
         raise NotFound(f"no published agent {assistant!r}" if assistant else "this workspace has no published agent; create one", param="assistant")
     v = agent.published
+    if version and version != str(v.number):
+        v = agent.versions.filter(number=int(version), published_at__isnull=False).first() if version.isdecimal() and len(version) < 9 else None
+        if v is None:
+            raise NotFound(f"agent {agent.id} has no published version {version[:20]!r}", param="version")
 
     def pick(stage: str) -> tuple[str, str]:
         if name := getattr(v, f"{stage}_engine"):

@@ -5,18 +5,13 @@ from __future__ import annotations
 from django.http import HttpRequest, JsonResponse
 
 from apps.agents.models import Agent
-from apps.agents.selectors import agent_for_session
+from apps.agents.selectors import MODEL_ALIASES, agent_for_session
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import Principal, api_key_authenticate
 from apps.common.errors import NotFound
 from apps.tenants.context import bound
 from apps.tenants.models import Tenant
 from apps.usage.limits import REST, levels_of, limiter
-
-# names that OpenAI's clients send by themselves: each is the workspace's default pipeline
-ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-realtime-mini", "gpt-4o-realtime-preview", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe",
-           "gpt-realtime-whisper", "gpt-transcribe", "gpt-live-transcribe", "tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o", "gpt-4o-mini")  # fmt: skip
-
 
 def authenticate(request: HttpRequest) -> Principal:
     """Raises MissingApiKey, InvalidApiKey, AccountDeactivated, RateLimited."""
@@ -36,7 +31,7 @@ def _rows() -> list[dict]:
     for agent in Agent.objects.filter(deleted_at=None).exclude(published=None).order_by("created_at")[:200]:
         config = agent_for_session(assistant=agent.id)
         rows.append(row(agent.id, int(agent.created_at.timestamp()), pipeline=_pipeline(config), agent=agent.id, name=agent.name))
-    return [*rows, *(row(name, 0, alias_of="default") for name in ALIASES)]
+    return [*rows, *(row(name, 0, alias_of="default") for name in MODEL_ALIASES)]
 
 
 def _pipeline(agent) -> dict:

@@ -19,6 +19,9 @@ _NAMES = {
 }  # fmt: skip
 _UNKNOWN = ("conversation.item.done", "input_audio_buffer.timeout_triggered")  # the beta has no such events
 _CONTENT = {"output_text": "text", "output_audio": "audio"}
+# the beta's model has no other names; all are aliases of a pipeline
+MODELS = ("gpt-realtime", "gpt-4o-realtime-preview", "gpt-4o-realtime-preview-2024-10-01", "gpt-4o-realtime-preview-2024-12-17",
+          "gpt-4o-realtime-preview-2025-06-03", "gpt-4o-mini-realtime-preview", "gpt-4o-mini-realtime-preview-2024-12-17")  # fmt: skip
 TEMPERATURE = 0.8  # the beta's default; shown, without effect
 
 
@@ -60,10 +63,11 @@ def flat_session(session: dict[str, Any]) -> dict[str, Any]:
     if "resumption" in session:
         flat["resumption"] = session["resumption"]
     if session["type"] == "transcription":
-        return {**flat, "modalities": ["text"], "include": session["include"]}
+        secret = {"value": "", "expires_at": session["expires_at"]}  # the beta's model wants the key; only REST fills it
+        return {**flat, "modalities": ["text"], "include": session["include"], "client_secret": secret}
     spoken = session["audio"]["output"]
     return {
-        **flat, "model": session["model"], "modalities": _modalities(session["output_modalities"]), "instructions": session["instructions"],
+        **flat, "model": session["model"] if session["model"] in MODELS else "gpt-realtime", "modalities": _modalities(session["output_modalities"]), "instructions": session["instructions"],
         "voice": spoken["voice"], "speed": spoken["speed"], "output_audio_format": _FORMATS[spoken["format"]["type"]], "tools": session["tools"],
         "tool_choice": _choice(session["tool_choice"]), "temperature": TEMPERATURE, "max_response_output_tokens": session["max_output_tokens"],
         "tracing": session["tracing"],

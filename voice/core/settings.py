@@ -107,8 +107,9 @@ class Settings:
         return {"language": language, "prompt": " ".join([wanted.get("prompt", ""), ", ".join(wanted.get("keywords", ()))]).strip()}
 
     def engine(self, stage: str) -> tuple[str, str]:
-        """(engine, model) of a stage: of the pipeline the session's model names, else its own."""
-        own = self.config.pipelines.get(self.values["model"], {})
+        """(engine, model) of a stage: of the pipeline the session's model names, else of its stored prompt, else its own."""
+        bound = (self.values["prompt"] or {}).get("id", "")
+        own = self.config.pipelines.get(self.values["model"]) or self.config.pipelines.get(bound, {})
         name = own.get(f"{stage}_engine")
         return (name, own[f"{stage}_model"]) if name else (getattr(self.config, f"{stage}_engine"), getattr(self.config, f"{stage}_model"))
 

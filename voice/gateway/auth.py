@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from apps.agents.selectors import AgentConfig, agent_for_session
+from apps.agents.selectors import MODEL_ALIASES, AgentConfig, agent_for_session
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import Principal, api_key_authenticate, check_origin
 from apps.common.actors import Origin, coming_from
-from apps.common.errors import InsufficientScope
-from apps.tenants.context import bound, in_public
+from apps.common.errors import InsufficientScope, NotFound
+from apps.tenants.context import Bound, bound, in_public, in_tenant
 from apps.tenants.models import Tenant
 from apps.usage.limits import Level, levels_of
 
@@ -32,6 +32,11 @@ class Handshake:
     ip: str
     extensions: bool
     beta: bool  # speaks the beta flavour
+
+    @property
+    def strict(self) -> bool:
+        """Unknown models and settings are to be refused instead of ignored."""
+        return self.query.get("strict") == "1"
 
     @classmethod
     def of(cls, scope: dict[str, Any]) -> Handshake:
@@ -63,6 +68,30 @@ def _look_up(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
     check_origin(principal, handshake.origin, allowed_origins)
     tenant = Tenant.objects.get(pk=principal.tenant.tenant_id)
     levels = levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first())
-    wanted = handshake.query.get("assistant") or (principal.session.get("prompt") or {}).get("id")
+    prompt = principal.session.get("prompt") or {}
     with bound(principal.tenant):
-        return principal, agent_for_session(assistant=wanted), levels
+        agent = agent_for_session(assistant=handshake.query.get("assistant") or prompt.get("id"), version=str(prompt.get("version") or ""))
+        return principal, _by_model(handshake, agent), levels
+
+
+def _by_model(handshake: Handshake, agent: AgentConfig) -> AgentConfig:
+    """The agent that `model` names by its id. Other names are the default's (protocol rule 21). Raises NotFound model_not_found with ?strict=1."""
+    model = handshake.query.get("model", "")
+    if model.startswith("agt_") and not handshake.query.get("assistant"):
+        try:
+            return agent_for_session(assistant=model)
+        except NotFound:
+            pass
+    if handshake.strict and model not in ("", "default", agent.agent_id, *MODEL_ALIASES):
+        error = NotFound(f"The model '{model[:80]}' does not exist; GET /v1/models lists them.", param="model")
+        error.code = "model_not_found"
+        raise error
+    return agent
+
+
+async def find_agent(tenant: Bound, agent_id: str, version: str = "") -> AgentConfig | None:
+    """A stored agent of the tenant; None where there is no such."""
+    try:
+        return await in_tenant(tenant, agent_for_session, assistant=agent_id, version=version)
+    except NotFound:
+        return None

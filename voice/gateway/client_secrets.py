@@ -19,7 +19,8 @@ from apps.tenants.models import Tenant
 from apps.usage.limits import REST, levels_of, limiter
 from voice.core import beta
 from voice.core.errors import ProtocolError
-from voice.core.settings import SessionConfig, Settings
+from voice.core.settings import SessionConfig, Settings, prompt_key
+from voice.gateway import prompts
 from voice.gateway.auth import SCOPE
 
 MAX_BODY = 256 * 1024
@@ -98,10 +99,11 @@ def effective(session: dict[str, Any]) -> dict[str, Any]:
     kind = session.get("type", "realtime")
     if kind not in ("realtime", "transcription"):
         raise BadRequest("session.type: expected realtime or transcription", param="session.type")
-    prompt = session.get("prompt")
-    agent = agent_for_session(assistant=prompt.get("id") if isinstance(prompt, dict) else None)
+    prompt = session["prompt"] if isinstance(session.get("prompt"), dict) else {}
+    version = str(prompt.get("version") or "")
+    agent = agent_for_session(assistant=prompt.get("id"), version=version)
     config = SessionConfig(session_id="", type=kind, instructions=agent.instructions, voice=agent.voice, tools=tuple(agent.tools),
-                           expires_at=int(time.time()) + 3600)  # fmt: skip
+                           expires_at=int(time.time()) + 3600, prompts={prompt_key(prompt): prompts.patch(agent)})  # fmt: skip
     settings = Settings(config)
     try:
         settings.update(session)

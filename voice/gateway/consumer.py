@@ -19,7 +19,7 @@ from apps.common.errors import Overloaded, VivavoceError
 from apps.common.ids import new_id
 from voice.core.events import CLIENT_EVENTS
 from voice.core.settings import SessionConfig, turn_taking
-from voice.gateway import auth, metrics
+from voice.gateway import auth, metrics, prompts
 from voice.gateway.admission import Admission
 from voice.gateway.dispatch import shared
 from voice.gateway.limits import Place, patrol
@@ -180,6 +180,8 @@ class RealtimeConsumer:
         except ValueError:
             return self.live.error("invalid_json", "The frame is not valid JSON.")
         kind = value.get("type") if isinstance(value, dict) else None
+        if kind in prompts.EVENTS:
+            await prompts.learn(self.live, value)
         self.live.receive(value)
         metrics.EVENTS_IN.labels(kind if isinstance(kind, str) and kind in CLIENT_EVENTS else "unknown").inc()
         metrics.EVENT_SECONDS.observe(time.perf_counter() - began)
@@ -217,6 +219,7 @@ def _config(session_id: str, agent, handshake: auth.Handshake, kind: str) -> Ses
         voice=agent.voice, voices=frozenset(config.VOICES), language=agent.language, stt_engine=agent.stt_engine, stt_model=agent.stt_model,
         llm_engine=agent.llm_engine, llm_model=agent.llm_model, tts_engine=agent.tts_engine, tts_model=agent.tts_model,
         **turn_taking(agent.turn_detection), tools=tuple(agent.tools), extensions=handshake.extensions,
+        strict=handshake.strict, prompts={agent.agent_id: prompts.patch(agent)}, pipelines={agent.agent_id: prompts.pipeline(agent)},
         max_session_s=(longest := min(config.MAX_SESSION_SECONDS, agent.limits.get("max_session_seconds", config.MAX_SESSION_SECONDS))),
         expires_at=int(time.time()) + longest,
         start_deadline_ms=config.START_DEADLINE_MS, wait_deadline_ms=config.WAIT_DEADLINE_MS,
