@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 from django.test import Client
+from django.utils import timezone
 
 from apps.accounts.models import Issuer, User
 from apps.agents.services import agent_create, draft_save
 from apps.apikeys.services import SCOPES, api_key_issue, operator_key_issue
+from apps.billing.models import Invoice, InvoiceLine
 from apps.common.actors import SYSTEM
 from apps.conversations.models import Item, VoiceSession
 from apps.onboarding.services import workspace_create
@@ -16,6 +18,7 @@ from apps.teams.models import Membership, Role
 from apps.teams.services import invitation_create
 from apps.tenants.context import bound
 from apps.tenants.services import tenant_update
+from apps.usage.services import usage_record
 
 BACKEND = "allauth.account.auth_backends.AuthenticationBackend"
 
@@ -35,7 +38,16 @@ class House:
             draft_save(agent=self.agent, actor=SYSTEM, tool_hosts=[], greeting=self.canary)
             self.session = VoiceSession.objects.create(id=f"sess_{self.canary}", agent_id=self.agent.id, agent_version=1, key_id=self.key.id)
             item = {"id": "item_1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": self.canary}]}
+            usage_record(session_id=self.session.id, turn_id="turn_1", meters={"session_ms": 1000})
             Item.objects.create(session=self.session, item_id="item_1", type="message", role="user", item=item)
+
+        self.invoice, self.line = self._invoice()
+
+    def _invoice(self) -> tuple[Invoice, InvoiceLine]:
+        now, common = timezone.now(), {"tenant": self.tenant, "currency": "usd", "starts": timezone.now(), "ends": timezone.now()}
+        invoice = Invoice.objects.create(**common, number=self.canary, bill_to={"name": self.canary}, created_at=now)
+        line = InvoiceLine.objects.create(**common, invoice=invoice, kind="usage", description=self.canary, meter="session_ms", period=1, quantity=1000, amount_micros=0, amount_cents=0)
+        return invoice, line
 
     def _member(self, role: str) -> Client:
         user = User.objects.create_user(f"{role}-{self.canary}@example.com", "a-long-password-7")
@@ -49,7 +61,7 @@ class House:
     def ids(self) -> dict[str, str]:
         return {"agent_id": self.agent.id, "session_id": self.session.id, "key_id": self.key.id, "member_id": self.members["viewer"].membership.id,
                 "invitation_id": self.invitation.id, "issuer_id": self.issuer.id, "one": "1", "other": "2", "number": "1", "tenant_id": self.tenant.id,
-                "slug": self.tenant.slug, "browser_id": "1"}  # fmt: skip
+                "slug": self.tenant.slug, "browser_id": "1", "invoice_id": self.invoice.id, "line_id": str(self.line.pk), "card_id": "pm_1"}  # fmt: skip
 
 
 def operator_secret() -> str:
@@ -62,7 +74,7 @@ def fill(route: str, ids: dict[str, str]) -> str:
         for kind in ("str", "int", "slug"):
             route = route.replace(f"<{kind}:{name}>", value)
         route = route.replace(f"{{{name}}}", value)
-    return route.replace("<agentact:what>", "rollback").replace("<invitationact:what>", "resend")
+    return route.replace("<agentact:what>", "rollback").replace("<invitationact:what>", "resend").replace("<cardact:what>", "default").replace("<invoicefile:kind>", "csv")
 
 
 def seen(answer) -> str:

@@ -17,6 +17,7 @@ from apps.agents.models import Agent
 from apps.agents.services import agent_create, template_fields
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_issue
+from apps.billing.subscriptions import subscription_begin
 from apps.common.actors import SYSTEM
 from apps.common.errors import Conflict, Unprocessable
 from apps.common.mail import mail_later
@@ -126,6 +127,7 @@ def sign_up(*, email: str, password: str, workspace: str, accept_terms: bool, na
         except IntegrityError as error:
             raise Conflict("There is an account with this e-mail already; sign in instead.", param="email") from error
         workspace_provision(tenant=tenant, **template_fields(template))
+        subscription_begin(tenant=tenant)
         key, secret = api_key_issue(tenant=tenant, name="first key", actor=SYSTEM)
         welcome(tenant, email)
     with bound(tenant):

@@ -22,6 +22,7 @@ def provision(tenant_id: str, template: str) -> None:
     tenant = Tenant.objects.filter(pk=tenant_id, status=Tenant.Status.PROVISIONING).first()
     if tenant is not None:
         workspace_provision(tenant=tenant, **template_fields(template))
+        subscription_begin(tenant=tenant)
         welcome(tenant, tenant.email)
 
 

@@ -22,6 +22,7 @@ from apps.apikeys.models import LIMIT_NAMES, ApiKey
 from apps.audit.models import AuditEntry
 from apps.common.errors import VivavoceError
 from apps.onboarding.services import workspace_create
+from apps.portal import admin_billing  # noqa: F401 registers its own
 from apps.teams.models import Membership
 from apps.teams.permissions import operator
 from apps.tenants import services

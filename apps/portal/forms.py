@@ -91,3 +91,13 @@ class WorkspaceSettings(forms.Form):
     email = forms.EmailField(label="Contact e-mail", required=False)
     tool_hosts = Lines(label="Hosts that agents' HTTPS tools may call", help_text="One a line, such as api.example.com. Empty: none.")
     allowed_origins = Lines(label="Origins of browsers that may connect", help_text="One a line, such as https://app.example.com. Empty: all of the installation.")
+
+
+class Tax(forms.Form):
+    name = forms.CharField(label="Name on invoices", max_length=120, required=False)
+    country = forms.CharField(label="Country (two letters)", max_length=2, required=False)
+    postal_code = forms.CharField(label="Postal code", max_length=20, required=False)
+    tax_id_type = forms.ChoiceField(label="Kind of tax id", required=False, choices=[("", "none"), ("eu_vat", "EU VAT"), ("gb_vat", "UK VAT"), ("us_ein", "US EIN"),
+                                    ("ch_vat", "Swiss VAT"), ("ca_bn", "Canadian BN"), ("au_abn", "Australian ABN")])  # fmt: skip
+    tax_id = forms.CharField(label="Tax id", max_length=40, required=False)
+    exempt = forms.ChoiceField(label="Tax", required=False, choices=[("none", "charged"), ("exempt", "exempt"), ("reverse", "reverse charge")])

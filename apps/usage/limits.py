@@ -55,7 +55,7 @@ class Window:
 
 
 def tenant_values(tenant: Tenant) -> dict[str, int]:
-    return {**settings.LIMITS, **tenant.override}
+    return {**settings.LIMITS, **tenant.entitlements, **tenant.override}
 
 
 def levels_of(tenant: Tenant, key: ApiKey | None) -> tuple[Level, ...]:

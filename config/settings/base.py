@@ -225,6 +225,7 @@ BILLING_SANDBOX_PORT = envint("BILLING_SANDBOX_PORT", 12111)
 if BILLING_SANDBOX:
     STRIPE_SECRET_KEY = envsecret("BILLING_SANDBOX_SECRET_KEY") or embedded_secret("billing_sandbox_key") or "sk_test_billingsandboxofthisinstallation"
     STRIPE_API_HOST = envstr("STRIPE_API_HOST", f"http://127.0.0.1:{BILLING_SANDBOX_PORT}")
+BILLING_SANDBOX_URL = envstr("BILLING_SANDBOX_URL", f"http://localhost:{BILLING_SANDBOX_PORT}")  # as a browser reaches it, for its card page
 STRIPE_PUBLIC_KEY = envstr("STRIPE_PUBLIC_KEY", "")  # pk_…, for the card form
 STRIPE_LIVE_MODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
 STRIPE_WEBHOOK_SECRET = envsecret("STRIPE_WEBHOOK_SECRET") or (embedded_secret("stripe_webhook_secret") if BILLING_SANDBOX else "")

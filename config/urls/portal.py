@@ -4,7 +4,7 @@ from django.urls import include, path, register_converter
 from apps.api import health
 from apps.api.v1 import api
 from apps.portal import operations
-from apps.portal.views import account, agents, keys, oidc, playground, records, stripe_webhook, team, workspaces
+from apps.portal.views import account, agents, billing, keys, oidc, playground, records, stripe_webhook, team, workspaces
 
 
 class Word:
@@ -22,10 +22,18 @@ class Word:
 class AgentAct(Word, words="publish|discard|default|delete|rollback"): ...
 
 
+class CardAct(Word, words="default|remove"): ...
+
+
+class InvoiceFile(Word, words="pdf|csv"): ...
+
+
 class InvitationAct(Word, words="resend|revoke"): ...
 
 
 register_converter(AgentAct, "agentact")
+register_converter(CardAct, "cardact")
+register_converter(InvoiceFile, "invoicefile")
 register_converter(InvitationAct, "invitationact")
 
 workspace = [
@@ -43,6 +51,15 @@ workspace = [
     path("keys", keys.key_list, name="keys"),
     path("keys/<str:key_id>/revoke", keys.key_revoke, name="key-revoke"),
     path("keys/<str:key_id>/rotate", keys.key_rotate, name="key-rotate"),
+    path("billing", billing.billing, name="billing"),
+    path("billing/cards", billing.card_new, name="card-new"),
+    path("billing/cards/return", billing.card_return, name="card-return"),
+    path("billing/cards/<str:card_id>/<cardact:what>", billing.card_act, name="card-act"),
+    path("billing/invoices/<str:invoice_id>.<invoicefile:kind>", billing.invoice_file, name="invoice-file"),
+    path("billing/invoices/<str:invoice_id>", billing.invoice, name="invoice"),
+    path("billing/invoices/<str:invoice_id>/pay", billing.invoice_pay, name="invoice-pay"),
+    path("billing/invoices/<str:invoice_id>/lines/<int:line_id>", billing.invoice_line, name="invoice-line"),
+    *(path(f"billing/{what}", billing.billing_act, {"what": what}, name=f"billing-{what}") for what in ("plan", "cancel", "keep", "trial", "addon", "tax")),
     path("team", team.team, name="team"),
     path("team/<str:member_id>/role", team.member_role, name="member-role"),
     path("team/<str:member_id>/remove", team.member_remove, name="member-remove"),

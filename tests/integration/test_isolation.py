@@ -30,6 +30,9 @@ ROUTES = {
     "agents": ("agents.read", "agents.write"), "agent": ("agents.read", "agents.write"), "agent-compare": ("agents.read", None), "agent-act": (None, "agents.write"),
     "sessions": ("sessions.read", None), "session": ("sessions.read", None), "session-end": (None, "sessions.end"),
     "keys": ("keys.read", "keys.write"), "key-revoke": (None, "keys.write"), "key-rotate": (None, "keys.write"),
+    "billing": ("billing.read", None), "card-new": (None, "billing.write"), "card-return": ("billing.write", None), "card-act": (None, "billing.write"),
+    "invoice": ("billing.read", None), "invoice-line": ("billing.read", None), "invoice-file": ("billing.read", None), "invoice-pay": (None, "billing.write"),
+    **{f"billing-{what}": (None, "billing.write") for what in ("plan", "cancel", "keep", "trial", "addon", "tax")},
     "team": ("team.read", "team.write"), "member-role": (None, "team.write"), "member-remove": (None, "tenant.read"), "member-transfer": (None, "tenant.own"),
     "invitation-act": (None, "team.write"), "settings": ("tenant.read", "tenant.write"), "issuer": ("tenant.read", "tenant.write"),
     "workspace-close": (None, "tenant.own"), "workspace-reopen": (None, "tenant.own"), "audit": ("audit.read", None), "audit-export": ("audit.read", None),
@@ -49,7 +52,7 @@ def routes() -> list[tuple[str, str]]:
 # What lies outside /t/<slug>/: route -> who gets its page; everybody else is sent to sign in (302) or told 404. DOOR: leads strangers to the
 # provider of a workspace, and so names it
 OUTSIDE = {
-    "": "anybody", "health": "anybody", "ready": "anybody", "health/ready": "anybody", "metrics": "anybody", "docs": "anybody", "terms": "anybody",
+    "": "anybody", "health": "anybody", "ready": "anybody", "health/ready": "anybody", "metrics": "anybody", "docs": "anybody", "terms": "anybody", "stripe/webhook": "anybody",
     "invitations/<str:token>": "anybody", "oidc/callback/": "anybody", "oidc/<str:issuer_id>": "door", "new": "person", "progress/<slug:slug>": "member",
     "stripe/webhook": "anybody", "account": "person", "account/sign-out-everywhere": "person", "impersonate/<str:user_id>": "operator", "impersonation/end": "operator",
 }  # fmt: skip

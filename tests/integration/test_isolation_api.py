@@ -35,6 +35,12 @@ NEEDS = {
     "DELETE invitations/{invitation_id}": "team.write",
     "GET sessions": "sessions.read", "GET sessions/{session_id}": "sessions.read", "GET sessions/{session_id}/items": "sessions.read",
     "POST sessions/{session_id}/end": "sessions.end", "GET usage": "usage.read", "GET audit": "audit.read", "GET audit/verify": "audit.read",
+    **dict.fromkeys(("GET billing", "GET billing/plans", "POST billing/preview", "GET billing/cards", "GET billing/invoices", "GET billing/invoices/{invoice_id}",
+                     "GET billing/invoices/{invoice_id}/lines/{line_id}/entries", "GET billing/invoices/{invoice_id}/pdf",
+                     "GET billing/invoices/{invoice_id}/csv"), "billing.read"),
+    **dict.fromkeys(("POST billing/plan", "POST billing/cancel", "POST billing/keep", "POST billing/trial", "POST billing/addons", "PUT billing/tax", "POST billing/cards",
+                     "POST billing/cards/finish", "POST billing/cards/{card_id}/default", "DELETE billing/cards/{card_id}", "POST billing/invoices/{invoice_id}/pay"),
+                    "billing.write"),
 }  # fmt: skip
 DOCUMENT = api.get_openapi_schema(path_prefix="/api/v1/")
 OPERATIONS = [(method.upper(), path.removeprefix("/api/v1/")) for path, item in DOCUMENT["paths"].items() for method in item]
@@ -45,7 +51,7 @@ def test_every_operation_has_a_row():
 
 
 @pytest.fixture(scope="module")
-def houses(database):
+def houses(database, provider):
     with bound_public():
         yield House("mine"), House("theirs")
 

@@ -69,7 +69,7 @@ class ErrorBody(Schema):
     error: ErrorDetail
 
 
-ERRORS = frozenset({400, 401, 403, 404, 409, 410, 422, 429})
+ERRORS = frozenset({400, 401, 402, 403, 404, 409, 410, 422, 429, 503})
 
 
 def answers(ok: int = 200, schema: Any = None) -> dict:

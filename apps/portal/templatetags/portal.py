@@ -64,3 +64,9 @@ def meter_name(meter: str) -> str:
 def meter_value(total: int, meter: str) -> str:
     """A duration for meters in milliseconds, else the number with its thousands apart."""
     return seconds(total) if meter.endswith("_ms") else f"{total:,}"
+
+
+@register.filter
+def money(cents: int, currency: str) -> str:
+    """4900, usd -> 49.00 USD"""
+    return f"{cents / 100:,.2f} {currency.upper()}"
