@@ -37,12 +37,12 @@ def item_save(*, session_id: str, item: dict[str, Any], previous_item_id: str | 
     Item.objects.bulk_create([row], update_conflicts=True, unique_fields=["session", "item_id"], update_fields=changed)
 
 
-def trace_save(*, session_id: str, turn: dict[str, Any]) -> None:
-    """`turn`: the fields of voice.core.effects.RecordTurn as a dict."""
-    TurnTrace.objects.get_or_create(turn_id=turn["turn_id"], defaults={
+def trace_save(*, session_id: str, turn: dict[str, Any]) -> bool:
+    """`turn`: the fields of voice.core.effects.RecordTurn as a dict. False when it was there already."""
+    return TurnTrace.objects.get_or_create(turn_id=turn["turn_id"], defaults={
         "session_id": session_id, "response_id": turn["response_id"], "user_item_id": turn["user_item_id"] or "", "status": turn["status"],
         "reason": turn["reason"], "segments": [list(s) for s in turn["segments"]], "first_ms": sum(ms for _, ms in turn["segments"]),
-    })  # fmt: skip
+    })[1]  # fmt: skip
 
 
 def session_ms_advance(*, session_id: str, session_ms: int) -> int:

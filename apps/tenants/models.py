@@ -45,6 +45,7 @@ class Tenant(TenantMixin):
     plan = models.CharField(max_length=40, blank=True)  # an operator's override
     override_until = models.DateTimeField(null=True, blank=True)  # of both; empty = no end
     entitlements = models.JSONField(default=dict, blank=True)  # limits of its plan, written by apps/billing
+    capped = models.BooleanField(default=False, editable=False)  # its sessions hold usage ahead, see apps/usage/reservations.py
     milestones = models.JSONField(default=dict, blank=True)  # name -> ISO time
 
     auto_create_schema = False  # services.schema_make clones the template

@@ -14,9 +14,11 @@ from django.db import connection, transaction
 from apps.audit.services import audit_record
 from apps.common.actors import Actor
 from apps.common.errors import BadRequest, Conflict, NotFound
+from apps.tenants.context import current
+from apps.tenants.models import Tenant
 from apps.usage import rollups
-from apps.usage.ledger import account_ready, check_meters
-from apps.usage.models import Account, ClosedPeriod, OpenPeriod
+from apps.usage.ledger import account_get, account_ready, check_meters
+from apps.usage.models import Account, ClosedPeriod, OpenPeriod, tightest
 from apps.usage.money import LARGEST_MICROS, Rate, check_rates, cost_micros
 
 ALERTS = [50, 80, 100]  # per cent of the cap
@@ -38,13 +40,7 @@ class Spend:
 
     @property
     def limit_micros(self) -> int | None:
-        caps = [c for c in (self.cap_micros, self.plan_cap_micros) if c is not None]
-        return min(caps) if caps else None
-
-
-def account_get() -> Account:
-    account_ready()
-    return Account.objects.get(pk=1)
+        return tightest(self.cap_micros, self.plan_cap_micros)
 
 
 def account_set_terms(*, currency: str, period_start: datetime, period_end: datetime, rates: Mapping[str, Rate], included: Mapping[str, int],
@@ -69,6 +65,7 @@ def account_set_terms(*, currency: str, period_start: datetime, period_end: date
             raise Conflict(f"this period has usage in {account.currency}; close it before the currency becomes {values['currency']}", param="currency")
         Account.objects.filter(pk=1).update(**values)
         OpenPeriod.objects.filter(pk=1).update(starts=period_start, ends=period_end)
+        _tell_gateways(values["plan_cap_micros"], account.cap_micros)
 
 
 def check_cap(cap_micros: int | None) -> int | None:
@@ -90,7 +87,13 @@ def account_set_cap(*, cap_micros: int | None, alerts: list[int], actor: Actor) 
         account = Account.objects.select_for_update().get(pk=1)
         before = {"cap_micros": account.cap_micros, "alerts": account.alerts}
         Account.objects.filter(pk=1).update(cap_micros=cap_micros, alerts=alerts)
+        _tell_gateways(account.plan_cap_micros, cap_micros)
         audit_record(actor=actor, action="cap.changed", target="account", before=before, after={"cap_micros": cap_micros, "alerts": alerts})
+
+
+def _tell_gateways(*caps: int | None) -> None:
+    """Their patrol reads it within seconds: sessions under a cap hold their usage ahead, the others do nothing."""
+    Tenant.objects.filter(pk=current().tenant_id).update(capped=any(c is not None for c in caps))
 
 
 def account_spend() -> Spend:

@@ -70,3 +70,8 @@ def account_ready() -> None:
         OpenPeriod.objects.bulk_create([OpenPeriod()], ignore_conflicts=True)
         Account.objects.bulk_create([Account()], ignore_conflicts=True)
         transaction.on_commit(lambda: _opened.add(tenant_id))
+
+
+def account_get() -> Account:
+    account_ready()
+    return Account.objects.get(pk=1)

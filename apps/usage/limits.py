@@ -43,6 +43,7 @@ class Standing:
 
     levels: tuple[Level, ...]  # key, tenant, installation
     refused: str = ""
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def standings(ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Standing]
         elif key is None and key_id not in minted or key is not None and not key.usable:
             found[tenant_id, key_id] = Standing((), "invalid_api_key")
         else:
-            found[tenant_id, key_id] = Standing(levels_of(tenant, key))
+            found[tenant_id, key_id] = Standing(levels_of(tenant, key), capped=tenant.capped)
     return found
 
 

@@ -110,6 +110,10 @@ class OpenPeriod(models.Model):
         return f"period {self.number}"
 
 
+def tightest(*caps: int | None) -> int | None:
+    return min((c for c in caps if c is not None), default=None)
+
+
 class Account(models.Model):
     """One row: the terms of the open period, the spend cap, and what was used and is held against it."""
 
@@ -131,6 +135,10 @@ class Account(models.Model):
 
     def __str__(self) -> str:
         return f"account in {self.currency or 'no currency'}"
+
+    @property
+    def limit_micros(self) -> int | None:
+        return tightest(self.cap_micros, self.plan_cap_micros)
 
 
 class Reservation(models.Model):

@@ -8,15 +8,28 @@ from django.db import transaction
 from apps.conversations.services import session_ms_advance, trace_save, voice_session_close, voice_session_open
 from apps.tenants.context import current
 from apps.tenants.services import milestone
-from apps.usage.ledger import entries_write, unbilled_record
-from apps.usage.reservations import release
+from apps.usage.ledger import check_meters, entries_write, unbilled_record
+from apps.usage.reservations import release, within
 from apps.usage.rollups import roll_soon, totals
 
 
-def usage_record(*, session_id: str, turn_id: str, meters: dict[str, int], agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
+@transaction.atomic
+def usage_record(*, session_id: str, turn_id: str, meters: dict[str, int], agent_id: str = "", key_id: str = "", at: datetime | None = None,
+                 unbilled: dict[str, int] | None = None) -> None:
     """Write what a turn used, once: a second call with the same turn changes nothing. A REST call is `session_id="req_…"`, `turn_id=""`.
-    `at`: when it was used, at most now. Raises BadRequest."""
-    entries_write(session_id=session_id, turn_id=turn_id, meters=meters, agent_id=agent_id, key_id=key_id, at=at)
+    `at`: when it was used, at most now. `unbilled`: what the client never got; with it goes what a cap does not allow any more, so
+    that the ledger never passes a cap. Raises BadRequest."""  # fmt: skip
+    check_meters(meters)
+    who = {"session_id": session_id, "turn_id": turn_id, "agent_id": agent_id, "key_id": key_id, "at": at}
+    billed = within(session_id=session_id, units=meters)
+    unbilled = dict(unbilled or {})
+    for meter, units in meters.items():
+        if beyond := units - billed[meter]:
+            unbilled[meter] = unbilled.get(meter, 0) + beyond
+    entries_write(meters=billed, **who)
+    unbilled_record(meters=unbilled, **who)
+    if not turn_id:
+        release(session_id=session_id)
     roll_soon()
 
 
@@ -28,13 +41,13 @@ def usage_totals() -> dict[str, int]:
 def turn_record(*, session_id: str, turn: dict[str, Any], session_ms: int = 0, agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
     """The turn's trace and its ledger entries, both or neither; idempotent by turn_id. `session_ms`: how long the session had lasted
     when the turn ended: the part that no entry holds yet is the turn's."""
-    trace_save(session_id=session_id, turn=turn)
+    if not trace_save(session_id=session_id, turn=turn):
+        return
     if turn["status"] == "completed":
         reached("first_answer")
     who = {"session_id": session_id, "turn_id": turn["turn_id"], "agent_id": agent_id, "key_id": key_id, "at": at}
     lasted = session_ms_advance(session_id=session_id, session_ms=session_ms)
-    usage_record(meters=turn["usage"] | {"session_ms": lasted}, **who)
-    unbilled_record(meters=turn["unbilled"], **who)
+    usage_record(meters=turn["usage"] | {"session_ms": lasted}, unbilled=turn["unbilled"], **who)
 
 
 @transaction.atomic
@@ -61,4 +74,3 @@ def session_end(*, session_id: str, reason: str, session_ms: int, agent_id: str 
     lasted = session_ms_advance(session_id=session_id, session_ms=session_ms)
     voice_session_close(session_id=session_id, reason=reason)
     usage_record(session_id=session_id, turn_id="", meters={"session_ms": lasted}, agent_id=agent_id, key_id=key_id, at=at)
-    release(session_id=session_id)

@@ -10,6 +10,7 @@ from redis import RedisError
 from apps.tenants.context import bound
 from apps.tenants.models import Tenant
 from apps.usage import journal
+from apps.usage.alerts import check_alerts
 from apps.usage.rollups import roll
 
 log = logging.getLogger("vivavoce.usage")
@@ -17,8 +18,9 @@ log = logging.getLogger("vivavoce.usage")
 
 @shared_task(name="usage.roll")
 def roll_tenant() -> None:
-    """Add what waits in the bound tenant's ledger to its sums."""
-    roll()
+    """Add what waits in the bound tenant's ledger to its sums; tell its owners how far the cap is used."""
+    if roll():
+        check_alerts()
 
 
 @shared_task(name="usage.sweep")
@@ -27,7 +29,7 @@ def sweep() -> None:
     for tenant in list(Tenant.objects.real()):
         try:
             with bound(tenant):
-                roll()
+                roll_tenant()
         except DatabaseError as error:  # the others go on; the next sweep comes
             log.error("usage of %s not rolled: %s", tenant.slug, type(error).__name__)
 

@@ -14,6 +14,7 @@ from apps.common.errors import InsufficientScope, NotFound
 from apps.tenants.context import Bound, bound, in_public, in_tenant
 from apps.tenants.models import Tenant
 from apps.usage.limits import Level, levels_of
+from apps.usage.reservations import check_open
 
 KEY_PROTOCOL = "openai-insecure-api-key."
 BETA_PROTOCOL = "openai-beta.realtime-v1"
@@ -52,7 +53,7 @@ class Handshake:
                    (scope.get("client") or ("",))[0], extensions, beta)  # fmt: skip
 
 
-Admitted = tuple[Principal, AgentConfig, tuple[Level, ...]]
+Admitted = tuple[Principal, AgentConfig, tuple[Level, ...], bool]  # the last: under a cap
 
 
 async def admit(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
@@ -70,8 +71,10 @@ def _look_up(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
     levels = levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first())
     prompt = principal.session.get("prompt") or {}
     with bound(principal.tenant):
+        if tenant.capped:
+            check_open()
         agent = agent_for_session(assistant=handshake.query.get("assistant") or prompt.get("id"), version=str(prompt.get("version") or ""))
-        return principal, _by_model(handshake, agent), levels
+        return principal, _by_model(handshake, agent), levels, tenant.capped
 
 
 def _by_model(handshake: Handshake, agent: AgentConfig) -> AgentConfig:

@@ -84,9 +84,9 @@ class RealtimeConsumer:
 
     async def session_of(self, handshake: auth.Handshake) -> None:
         try:
-            principal, agent, levels = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS), 8)
+            principal, agent, levels, capped = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS), 8)
             dispatch = await asyncio.wait_for(shared(), 8)
-            place = Place(new_id("sess"), principal, levels, self.end)
+            place = Place(new_id("sess"), principal, levels, self.end, capped)
             await asyncio.wait_for(patrol.enter(place), 8)
         except VivavoceError as error:
             return await self.refuse(error)

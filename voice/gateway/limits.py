@@ -33,6 +33,8 @@ class Place:
     principal: Principal
     levels: tuple[Level, ...]
     end: Callable[[str, str], None]
+    capped: bool = False  # its usage is held ahead
+    on_cap: Callable[[], None] = lambda: None  # `capped` has changed
     about: Callable[[], dict[str, Any]] = dict  # for the journal: whose it is and how long it has lasted
 
     @property
@@ -85,6 +87,9 @@ class Patrol:
                 place.end(standing.refused, WORDS[standing.refused])
             else:
                 place.levels = standing.levels
+                if place.capped != standing.capped:
+                    place.capped = standing.capped
+                    place.on_cap()
         await asyncio.to_thread(limiter().hold, {p.session_id: p.levels for p in self._places})
 
 

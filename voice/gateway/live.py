@@ -31,13 +31,15 @@ from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place
 from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
+from voice.gateway.purse import Purse
 from voice.gateway.sound import Sound
 from voice.gateway.store import Store
 
 log = logging.getLogger("voice.gateway")
 BYTES_PER_S = 48000
 METERED = (Stage.STT, Stage.LLM)
-ALOUD = {"insufficient_quota": NoticeKind.INSUFFICIENT_QUOTA, "session_ended": NoticeKind.SESSION_ENDED}  # ends that are spoken
+ALOUD = {"insufficient_quota": NoticeKind.INSUFFICIENT_QUOTA, "billing_hard_limit_reached": NoticeKind.INSUFFICIENT_QUOTA,
+         "session_ended": NoticeKind.SESSION_ENDED}  # ends that are spoken
 config = settings.VOICE
 
 
@@ -54,6 +56,10 @@ class Live:
         self.beta = False  # the client speaks the beta flavour
         self.place, self.dispatch, self.store = place, dispatch, store
         place.about = lambda: store.about(self.lasted_ms())
+        place.on_cap = self._hold_ahead
+        self._purse: asyncio.Task | None = None
+        self._heard = self._said = 0  # bytes of PCM16
+        self._tokens = {"tokens_in": 0, "tokens_out": 0}
         self.trace = tracing.of_session(place.session_id, place.owner[0])
         self.outbox: Outbox | None = None  # of the connection, while there is one
         self.began = time.monotonic()
@@ -70,6 +76,7 @@ class Live:
         self.spawn(self._run_bus(), "bus")
         self.spawn(self._control(), "control")
         self.spawn(self.store.seen(self.lasted_ms()), "seen")
+        self._hold_ahead()
         self.perform(self.session.start(time.monotonic()))
 
     def receive(self, event: Any) -> None:
@@ -78,6 +85,7 @@ class Live:
 
     def audio(self, pcm: bytes, event_id: str | None) -> None:
         """The hot path: PCM16 mono 24 kHz into the detector and the session."""
+        self._heard += len(pcm)
         edges = self.detector.push(pcm)
         if effects := self.session.audio(pcm, edges, time.monotonic(), event_id):
             self.perform(effects)
@@ -95,6 +103,7 @@ class Live:
         self._send(effect.event)
 
     def do_audio(self, effect: fx.SendAudio) -> None:
+        self._said += len(effect.pcm)
         pcm = self.sound.outgoing(effect.pcm, effect.format, effect.event["item_id"])
         effect.event["delta"] = pybase64.b64encode_as_string(pcm)
         self._send(effect.event)
@@ -191,6 +200,8 @@ class Live:
         safe = self.store.record_turn(effect, self.lasted_ms())
         if self.outbox is not None:
             self.outbox.hold(safe)
+        for meter in self._tokens:
+            self._tokens[meter] += effect.usage.get(meter, 0)
         if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
             self.spawn(self.place.count("tokens_per_minute", tokens), "count")
         metrics.observe_turn(effect)
@@ -221,10 +232,11 @@ class Live:
 
     # Tasks beside the loop
 
-    def spawn(self, coroutine, name: str) -> None:
+    def spawn(self, coroutine, name: str) -> asyncio.Task:
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _to_bus(self, call, job: Job, what) -> None:
         try:
@@ -267,6 +279,19 @@ class Live:
             except OSError as error:
                 log.warning("control messages: redis is away (%s)", error)
                 await asyncio.sleep(1)
+
+    def _hold_ahead(self) -> None:
+        """Under a cap, while there is one."""
+        if not self.place.capped and self._purse is not None:
+            self._purse.cancel()
+            self._purse = None
+        elif self.place.capped and self._purse is None:
+            purse = Purse(self.place.principal.tenant, self.place.session_id, self._used, self.end)
+            self._purse = self.spawn(purse.run(), "purse")
+
+    def _used(self) -> dict[str, int]:
+        return {"session_ms": self.lasted_ms(), "audio_in_ms": self._heard * 1000 // BYTES_PER_S, "audio_out_ms": self._said * 1000 // BYTES_PER_S,
+                **self._tokens}  # fmt: skip
 
     # Ending
 

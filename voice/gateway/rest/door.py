@@ -22,6 +22,7 @@ from apps.common.ids import new_id
 from apps.tenants.context import bound, in_public, in_tenant
 from apps.tenants.models import Tenant
 from apps.usage.limits import REST, Level, levels_of, limiter
+from apps.usage.reservations import check_open
 from apps.usage.services import usage_record
 from voice.gateway.rest.work import WorkFailed
 
@@ -105,6 +106,8 @@ def _admit(header: str, scopes: tuple[str, ...]) -> Caller:
         raise InsufficientScope(f"This key lacks the scope {' or '.join(scopes)}.")
     tenant = Tenant.objects.get(pk=principal.tenant.tenant_id)
     with bound(principal.tenant):
+        if tenant.capped:
+            check_open()
         return Caller(principal, levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first()), new_id("req"))
 
 
