@@ -64,7 +64,7 @@ class Listener:
 class RunningSandbox:
     def __init__(self, folder: Path):
         self.folder, self.port = folder, free_port()
-        self.key = "sk_test_" + new_secret()
+        self.key = "sk_test_" + new_secret(alphanumeric=True)
         self.url = f"http://127.0.0.1:{self.port}"
         self.listener = Listener()
         self.process: subprocess.Popen | None = None

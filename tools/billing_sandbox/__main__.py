@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 from pathlib import Path
 
 import uvicorn
@@ -14,7 +15,7 @@ from tools.billing_sandbox.sandbox import Sandbox
 from tools.billing_sandbox.server import Server
 from tools.billing_sandbox.store import Store
 
-MIN_SECRET = 24  # characters after sk_test_: what Stripe's own keys have at least
+MIN_SECRET = 24  # characters after sk_test_
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,8 +28,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--webhook-url", help="where events are sent; more by POST /v1/webhook_endpoints")
     parser.add_argument("--webhook-secret", default=os.environ.get("BILLING_SANDBOX_WEBHOOK_SECRET", ""), help="signs them (or BILLING_SANDBOX_WEBHOOK_SECRET)")
     options = parser.parse_args(arguments)
-    if not options.secret_key.startswith("sk_test_") or len(options.secret_key) < len("sk_test_") + MIN_SECRET:
-        parser.error(f"--secret-key: expected sk_test_ and at least {MIN_SECRET} characters")
+    if not re.fullmatch(rf"sk_test_[A-Za-z0-9]{{{MIN_SECRET},99}}", options.secret_key):  # what dj-stripe takes for a key
+        parser.error(f"--secret-key: expected sk_test_ and {MIN_SECRET} to 99 letters and digits")
     if options.webhook_url and not options.webhook_secret.startswith("whsec_"):
         parser.error("--webhook-secret: expected whsec_…, since --webhook-url is given")
     return options

@@ -322,5 +322,6 @@ def _open_to_others(path: Path) -> bool:
     return True
 
 
-def new_secret() -> str:
-    return secrets.token_urlsafe(32)
+def new_secret(alphanumeric: bool = False) -> str:
+    """256 bits. `alphanumeric`: letters and digits only, as keys of Stripe's are."""
+    return secrets.token_hex(32) if alphanumeric else secrets.token_urlsafe(32)

@@ -132,7 +132,7 @@ class Up:
         if not all(found.get(name) for name in wanted):
             if (self.var / "postgres" / "PG_VERSION").exists() and not found.get("postgres_password"):
                 raise LaunchError(f"{path} is gone, but {self.var / 'postgres'} needs the password in it: restore it from a backup, or move {self.var} away.")
-            found = {**{name: kinds.get(name, "") + new_secret() for name in wanted}, **found}
+            found = {**{name: kinds.get(name, "") + new_secret(alphanumeric=name in kinds) for name in wanted}, **found}
             self._write_private(path, json.dumps(found))
         return found
 
