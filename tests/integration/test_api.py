@@ -204,6 +204,13 @@ def test_sign_ups_from_one_address_are_throttled(database, settings):
     assert [a.status_code for a in answers] == [422] * 3 + [429] * 2 and int(answers[-1]["Retry-After"]) > 0
 
 
+def test_a_nul_character_is_refused_wherever_it_stands(api):
+    for method, path, body in (("patch", "tenant", {"name": "\0"}), ("post", "keys", {"name": "x", "limits": {"\0": 1}}), ("post", "agents", {"name": "a\0"}),
+                               ("patch", "tenant", {"tool_hosts": ["a\0"]})):  # fmt: skip
+        assert api(method, path, body).status_code == 422, body
+    assert api("get", "agents/%00").status_code == 404 and api("get", "audit?action=%00").status_code == 200
+
+
 @pytest.mark.parametrize(("method", "path", "status", "code"), [("get", "nothing/here", 404, "not_found"), ("put", "agents", 405, "method_not_allowed")])
 def test_what_django_refuses_has_the_same_shape(database, method, path, status, code):
     answer = Api()(method, path)

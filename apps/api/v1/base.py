@@ -20,7 +20,7 @@ from ninja import Field, Query, Schema
 from ninja.responses import NinjaJSONEncoder
 from ninja.security import HttpBearer, SessionAuth
 from ninja.utils import contribute_operation_callback
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator, ConfigDict, model_validator
 
 from apps.accounts.models import Secret
 from apps.apikeys.models import ApiKey, IdempotentAnswer
@@ -43,6 +43,21 @@ class Body(Schema):
     """A request body: unknown keys are refused, so that a misspelt one does not pass unseen."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def keep_out_nul(cls, values: Any) -> Any:
+        """PostgreSQL keeps no NUL character, in no text and no JSON."""
+        data = getattr(values, "_obj", values)
+        if has_nul(data):
+            raise ValueError("holds a NUL character, which cannot be kept")
+        return values
+
+
+def has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(has_nul(k) or has_nul(v) for k, v in value.items())
+    return "\0" in value if isinstance(value, str) else isinstance(value, list) and any(map(has_nul, value))
 
 
 def _utc(value: datetime) -> datetime:
