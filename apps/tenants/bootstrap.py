@@ -29,13 +29,16 @@ def migrated() -> bool:
         return cursor.fetchone() == (fingerprint(),)
 
 
-def prepare(verbosity: int = 0) -> bool:
-    """Migrate everything unless nothing changed. True when there was something to do."""
+def prepare(verbosity: int = 0, say=None) -> bool:
+    """Migrate everything unless nothing changed, `say(done, all, slug, problem)` after each workspace. True when there was something to do.
+
+    Raises MigrationFailed when a workspace stays behind.
+    """
     from apps.tenants.services import migrate_all
 
     if migrated():
         return False
-    migrate_all(verbosity)
+    migrate_all(verbosity, say)
     with bound_public(), connection.cursor() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS public.vivavoce_schema (one boolean PRIMARY KEY DEFAULT true, fingerprint text NOT NULL)")
         cursor.execute("INSERT INTO public.vivavoce_schema (fingerprint) VALUES (%s) ON CONFLICT (one) DO UPDATE SET fingerprint = excluded.fingerprint",

@@ -6,8 +6,8 @@ import re
 from datetime import timedelta
 
 from django.core.exceptions import ValidationError
-from django.core.management import call_command
-from django.db import IntegrityError, connection, transaction
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.utils import timezone
 from django_tenants.clone import CloneSchema
 from django_tenants.utils import schema_exists
@@ -84,7 +84,11 @@ def _copy_migrations(schema: str) -> None:
 
 
 def migrate_all(verbosity: int = 0, say=None) -> None:
-    """Migrate the public schema, the template and every tenant, `say(done, all, slug)` after each. Safe to stop and run again."""
+    """Migrate the public schema, the template and every tenant that is behind, `say(done, all, slug, problem)` after each.
+
+    Safe to stop at any point and run again: it goes on with those still behind. One that fails does not stop the others.
+    Raises MigrationFailed at the end, naming those that failed.
+    """
     with migrating():
         call_command("migrate_schemas", shared=True, interactive=False, verbosity=verbosity)
         connection.set_schema_to_public()
@@ -96,11 +100,23 @@ def migrate_all(verbosity: int = 0, say=None) -> None:
         call_command("migrate_schemas", tenant=True, schema_name=TEMPLATE_SCHEMA, interactive=False, verbosity=verbosity)
         connection.set_schema_to_public()
         behind = [t for t in Tenant.objects.real() if not _up_to_date(t.schema_name)]
+        failed = []
         for done, tenant in enumerate(behind, 1):
-            call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=verbosity)
+            problem = ""
+            try:
+                call_command("migrate_schemas", tenant=True, schema_name=tenant.schema_name, interactive=False, verbosity=verbosity)
+            except (DatabaseError, CommandError) as error:
+                problem = f"{type(error).__name__}: {error}".strip()[:300]
+                failed.append(f"{tenant.slug} ({problem})")
             connection.set_schema_to_public()
             if say:
-                say(done, len(behind), tenant.slug)
+                say(done, len(behind), tenant.slug, problem)
+    if failed:
+        raise MigrationFailed(f"{len(failed)} of {len(behind)} workspaces were not migrated; mend and run it again: {'; '.join(failed)}")
+
+
+class MigrationFailed(RuntimeError):
+    """Some schemas stay behind; the message names them and why."""
 
 
 def _up_to_date(schema: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
+from django.conf import settings
 from django.core.signing import BadSignature, Signer
 from django.db import IntegrityError, transaction
 from django.db.models import Q
@@ -170,11 +171,8 @@ def _member(request: HttpRequest, user) -> Actor:
     return _enter(request, member.tenant, actor_of(member), None)
 
 
-REQUESTS_OF_A_PERSON = 300  # a minute, where no workspace counts
-
-
 def _person(request: HttpRequest, user) -> Any:
-    level = Level(user.id, {"requests_per_minute": REQUESTS_OF_A_PERSON})
+    level = Level(user.id, settings.LIMITS)  # where no workspace counts
     request.rate = limiter().spend((level,), "requests_per_minute", scope=REST)
     request.actor = Actor(user.id, name=user.email)
     request.person = user
