@@ -27,8 +27,9 @@ $(VENV)/.run: requirements.txt | $(PY)
 	@$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt $(VENV)/.run
+$(VENV)/.test: requirements/test.txt requirements/clients.txt $(VENV)/.run
 	@sh tests/browser/install.sh
+	@sh tests/clients/install.sh $(PYTHON)
 	@sh tests/deploy/install.sh $(CURDIR)/$(VENV)/tools
 	@echo "Installing test requirements …"
 	@$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -r requirements/test.txt
