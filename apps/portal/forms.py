@@ -101,3 +101,27 @@ class Tax(forms.Form):
                                     ("ch_vat", "Swiss VAT"), ("ca_bn", "Canadian BN"), ("au_abn", "Australian ABN")])  # fmt: skip
     tax_id = forms.CharField(label="Tax id", max_length=40, required=False)
     exempt = forms.ChoiceField(label="Tax", required=False, choices=[("none", "charged"), ("exempt", "exempt"), ("reverse", "reverse charge")])
+
+
+class Numbers(forms.CharField):
+    """Whole numbers with commas between them."""
+
+    def to_python(self, value):
+        try:
+            return [int(part) for part in (value or "").replace("%", "").split(",") if part.strip()]
+        except ValueError as error:
+            raise forms.ValidationError("Whole numbers with commas between them, as 50, 80, 100.") from error
+
+    def prepare_value(self, value):
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+class SpendCap(forms.Form):
+    cap = forms.DecimalField(label="Spend cap for each period", required=False, min_value=0, max_digits=12, decimal_places=2,
+                             help_text="In the currency of your account. At the cap live sessions end and new ones are refused. Empty: no cap.")  # fmt: skip
+    alerts = Numbers(label="Mail at", required=False, max_length=60, help_text="Per cent of the cap, e.g. 50, 80, 100. Owners and billing members get it.")
+
+    @property
+    def cap_micros(self) -> int | None:
+        cap = self.cleaned_data["cap"]
+        return None if cap is None else int(cap * 10**6)

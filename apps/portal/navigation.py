@@ -26,6 +26,7 @@ AREAS = (
     Area("Build", "Quickstart", "quickstart", "quickstart", "sessions.read"),
     Area("Watch", "Sessions", "sessions", "sessions", "sessions.read", ("session",)),
     Area("Watch", "Audit log", "audit", "audit", "audit.read"),
+    Area("Watch", "Usage", "usage", "usage", "usage.read"),
     Area("Manage", "Billing", "billing", "billing", "billing.read", ("invoice", "invoice-line", "card-return", "card-new")),
     Area("Manage", "Team", "team", "team", "team.read"),
     Area("Manage", "Settings", "settings", "settings", "tenant.read", ("issuer",)),

@@ -10,7 +10,7 @@ from apps.tenants.context import current
 from apps.tenants.services import milestone
 from apps.usage.ledger import check_meters, entries_write, unbilled_record
 from apps.usage.reservations import release, within
-from apps.usage.rollups import roll_soon, totals
+from apps.usage.rollups import roll_soon
 
 
 @transaction.atomic
@@ -31,10 +31,6 @@ def usage_record(*, session_id: str, turn_id: str, meters: dict[str, int], agent
     if not turn_id:
         release(session_id=session_id)
     roll_soon()
-
-
-def usage_totals() -> dict[str, int]:
-    return totals()
 
 
 @transaction.atomic

@@ -4,7 +4,7 @@ from django.urls import include, path, register_converter
 from apps.api import health
 from apps.api.v1 import api
 from apps.portal import operations
-from apps.portal.views import account, agents, billing, keys, oidc, playground, records, stripe_webhook, team, workspaces
+from apps.portal.views import account, agents, billing, keys, oidc, playground, records, stripe_webhook, team, usage, workspaces
 
 
 class Word:
@@ -69,6 +69,8 @@ workspace = [
     path("settings/issuer", oidc.issuer, name="issuer"),
     path("settings/close", workspaces.workspace_close, name="workspace-close"),
     path("settings/reopen", workspaces.workspace_reopen, name="workspace-reopen"),
+    path("usage", usage.usage, name="usage"),
+    path("usage.csv", usage.usage_export, name="usage-export"),
     path("audit", records.audit, name="audit"),
     path("audit.csv", records.audit_export, name="audit-export"),
 ]

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, BadRequestError
 from apps.apikeys.services import api_key_issue
 from apps.common.actors import SYSTEM
 from apps.tenants.context import in_public, in_tenant
-from apps.usage.services import usage_totals
+from apps.usage.rollups import totals
 from tests.infrastructure import ROOT
 from voice.gateway.talk import read_wav
 
@@ -293,7 +293,7 @@ async def test_calls_are_metered_also_when_the_caller_hangs_up(stack):
 
 async def meters(tenant, requests: int) -> dict:
     for _ in range(100):
-        totals = await in_tenant(tenant, usage_totals)
+        totals = await in_tenant(tenant, totals)
         if totals.get("requests", 0) >= requests:
             return totals
         await asyncio.sleep(0.1)

@@ -35,6 +35,7 @@ ROUTES = {
     **{f"billing-{what}": (None, "billing.write") for what in ("plan", "cancel", "keep", "trial", "addon", "tax")},
     "team": ("team.read", "team.write"), "member-role": (None, "team.write"), "member-remove": (None, "tenant.read"), "member-transfer": (None, "tenant.own"),
     "invitation-act": (None, "team.write"), "settings": ("tenant.read", "tenant.write"), "issuer": ("tenant.read", "tenant.write"),
+    "usage": ("usage.read", "billing.write"), "usage-export": ("usage.read", None),
     "workspace-close": (None, "tenant.own"), "workspace-reopen": (None, "tenant.own"), "audit": ("audit.read", None), "audit-export": ("audit.read", None),
 }  # fmt: skip
 

@@ -8,7 +8,6 @@ from apps.audit.services import audit_filter, audit_verify
 from apps.common.errors import NotFound
 from apps.conversations.models import VoiceSession
 from apps.conversations.services import voice_session_end
-from apps.usage.services import usage_totals
 
 router = Router()
 
@@ -103,12 +102,6 @@ def items(request, session_id: str, limit: int = Limit(), after: str | None = No
 def session_end(request, session_id: str):
     voice_session_end(session=_session(session_id), actor=request.actor)
     return 204, None
-
-
-@router.get("usage", response=answers(200, dict[str, int]), summary="What was used, by meter")
-@needs("usage.read")
-def usage(request):
-    return 200, usage_totals()
 
 
 @router.get("audit", response=answers(200, Page[AuditOut]), summary="The audit log, newest first")

@@ -70,3 +70,9 @@ def meter_value(total: int, meter: str) -> str:
 def money(cents: int, currency: str) -> str:
     """4900, usd -> 49.00 USD"""
     return f"{cents / 100:,.2f} {currency.upper()}"
+
+
+@register.filter
+def micros(amount: int | None, currency: str) -> str:
+    """1250000, eur -> 1.25 EUR"""
+    return f"{(amount or 0) / 10**6:,.2f} {currency.upper()}".strip()

@@ -27,7 +27,7 @@ from apps.teams.selectors import membership_in, memberships_of
 from apps.tenants.models import Tenant
 from apps.tenants.services import tenant_close, tenant_reopen, tenant_update
 from apps.usage.limits import limiter, tenant_values
-from apps.usage.services import usage_totals
+from apps.usage.rollups import totals
 
 
 # a measured turn of the embedded models on two CPU cores: (segment, begins at %, is wide %, ms)
@@ -90,7 +90,7 @@ def overview(request: HttpRequest, tenant) -> HttpResponse:
     values = tenant_values(tenant)
     return render(request, "portal/overview.html", {
         "tenant": tenant, "agents": list(Agent.objects.filter(deleted_at=None).select_related("published")),
-        "sessions": named(VoiceSession.objects.all()[:8]), "session_count": VoiceSession.objects.count(), "usage": usage_totals(),
+        "sessions": named(VoiceSession.objects.all()[:8]), "session_count": VoiceSession.objects.count(), "usage": totals(),
         "engines": settings.VOICE_ENGINES, "live": limiter().live(tenant.id), "limits": values, "steps": first_steps(tenant),
         "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
     })  # fmt: skip
