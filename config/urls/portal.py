@@ -1,5 +1,6 @@
+from allauth.account.views import password_reset_from_key
 from django.contrib import admin
-from django.urls import include, path, register_converter
+from django.urls import include, path, re_path, register_converter
 
 from apps.api import health
 from apps.api.v1 import api
@@ -91,6 +92,8 @@ urlpatterns = [
     path("impersonation/end", account.impersonate_end, name="impersonate-end"),
     path("oidc/callback/", oidc.callback, name="oidc-callback"),
     path("oidc/<str:issuer_id>", oidc.start, name="oidc-start"),
+    # before allauth's own, whose pattern has no underscore, which our users' ids have
+    re_path(r"^accounts/password/reset/key/(?P<uidb36>[0-9A-Za-z_]+)-(?P<key>.+)/$", password_reset_from_key, name="account_reset_password_from_key"),
     path("accounts/", include("allauth.account.urls")),
     path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/sessions/", include("allauth.usersessions.urls")),

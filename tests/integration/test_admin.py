@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.test import Client
 
 from apps.accounts.models import User
@@ -46,7 +47,7 @@ def test_a_tenant_is_made_suspended_resumed_and_overridden(boss, tenant):
     tenant.refresh_from_db()
     assert tenant.status == "suspended" and tenant.suspended_reason == "unpaid"
     boss.post(f"{act}/resume")
-    boss.post(f"/admin/tenants/tenant/{tenant.id}/change/", {"name": "Ops 2", "email": "", "concurrent_sessions": "3", "plan": "", "override_until_0": "", "override_until_1": ""})
+    boss.post(f"/admin/tenants/tenant/{quote(tenant.id)}/change/", {"name": "Ops 2", "email": "", "concurrent_sessions": "3", "plan": "", "override_until_0": "", "override_until_1": ""})
     tenant.refresh_from_db()
     assert (tenant.status, tenant.name, tenant.limits) == ("active", "Ops 2", {"concurrent_sessions": 3})
     assert [e.action for e in AuditEntry.objects.filter(target=tenant.id).order_by("seq")] == [

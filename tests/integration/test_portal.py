@@ -237,7 +237,13 @@ def test_an_operator_looks_as_a_member_read_only_and_it_is_written_down(tenant):
     assert member(tenant, Role.OWNER).post(f"/impersonate/{target.id}").status_code == 404
 
 
-def test_password_reset_sends_a_link(tenant, default_worker, mailbox):
-    user = member(tenant, Role.VIEWER).user
-    assert Client().post("/accounts/password/reset/", {"email": user.email}).status_code == 302
-    assert "/accounts/password/reset/key/" in mailbox.wait(user.email)
+def test_a_forgotten_password_is_set_anew_by_the_mailed_link(tenant, default_worker, mailbox):
+    user, client, new = member(tenant, Role.VIEWER).user, Client(), "another-long-password-8"
+    assert client.post("/accounts/password/reset/", {"email": user.email}).status_code == 302
+    link = re.search(r"/accounts/password/reset/key/\S+", mailbox.wait(user.email).replace("=\n", ""))[0]
+    page = client.get(link, follow=True)
+    assert page.status_code == 200 and b"password1" in page.content
+    assert client.post(page.request["PATH_INFO"], {"password1": new, "password2": new}).status_code == 302
+    assert not Client().login(username=user.email, password=PASSWORD, email=user.email)
+    assert Client().post("/accounts/login/", {"login": user.email, "password": new}).status_code == 302
+    assert b"password1" not in Client().get(link, follow=True).content  # once
