@@ -19,6 +19,7 @@ UNFOLD = {
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("portal/icon.svg")}],
     "SHOW_HISTORY": False,
     "STYLES": [lambda request: static("portal/css/admin.css")],
+    "SCRIPTS": [lambda request: static("portal/admin.js")],
     "DASHBOARD_CALLBACK": "apps.portal.operations.dashboard",
     "COLORS": {
         "primary": {
