@@ -15,7 +15,7 @@ _SECRETS = re.compile(
 )
 
 # Their debug lines hold frames, statements and bodies: with them what people say and what opens doors would be in the logs
-TALKATIVE = ("uvicorn", "uvicorn.error", "websockets", "daphne", "django.db.backends", "httpx", "httpcore", "urllib3", "openai", "stripe", "celery", "kombu")
+TALKATIVE = ("uvicorn", "uvicorn.error", "websockets", "daphne", "django.db.backends", "httpx", "httpcore", "urllib3", "openai", "celery", "kombu")
 
 
 def redact(text: str) -> str:

@@ -32,13 +32,15 @@ class Provider:
         self.folder, self.process, self.seen = folder, None, set()
         self.client = Client()
 
-    def start(self) -> None:
+    def start(self, webhook_url: str = "") -> None:
+        """`webhook_url`: where the sandbox sends its events by itself; without, `deliver` carries them."""
         if REAL:
             return
+        hook = ["--webhook-url", webhook_url, "--webhook-secret", settings.STRIPE_WEBHOOK_SECRET] if webhook_url else []
         command = [sys.executable, "-m", "tools.billing_sandbox", "--port", str(settings.BILLING_SANDBOX_PORT), "--data", str(self.folder / "billing"),
-                   "--secret-key", settings.STRIPE_SECRET_KEY]  # fmt: skip
+                   "--secret-key", settings.STRIPE_SECRET_KEY, *hook]  # fmt: skip
         with open(self.folder / "billing_sandbox.log", "ab") as log:
-            self.process = subprocess.Popen(command, cwd=os.environ.get("SANDBOX_ROOT", ROOT), stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent(),
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent(),
                                             start_new_session=True)  # fmt: skip
         until = time.monotonic() + 60
         while time.monotonic() < until:
@@ -52,7 +54,11 @@ class Provider:
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(8)
+            try:
+                self.process.wait(8)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(5)
 
     def door(self, path: str, **values) -> dict:
         request = urllib.request.Request(f"{settings.STRIPE_API_HOST}/_sandbox/{path}", json.dumps(values).encode() if values else None,

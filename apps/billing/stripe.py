@@ -414,15 +414,16 @@ def webhook_receive(request: HttpRequest) -> bool:
     endpoint, _ = WebhookEndpoint.objects.update_or_create(djstripe_uuid=ENDPOINT, defaults={
         "id": "we_vivavoce", "secret": settings.STRIPE_WEBHOOK_SECRET, "status": "enabled", "enabled_events": ["*"], "livemode": settings.STRIPE_LIVE_MODE,
         "url": f"{settings.PORTAL_URL}/stripe/webhook"})  # fmt: skip
-    return WebhookEventTrigger.from_request(request, webhook_endpoint=endpoint).valid
+    trigger = WebhookEventTrigger.from_request(request, webhook_endpoint=endpoint)
+    _later(trigger.pk)
+    return trigger.valid
 
 
 def webhook_stored(trigger: WebhookEventTrigger, api_key: str) -> None:
-    """dj-stripe's callback: an event is worked off after it was stored."""
-    transaction.on_commit(lambda: webhook_later(trigger.pk))
+    """dj-stripe's callback, in place of working the event off while the provider waits: `webhook_receive` hands it over once it is stored."""
 
 
-def webhook_later(trigger_id: int) -> None:
+def _later(trigger_id: int) -> None:
     try:
         current_app.send_task("billing.webhook", args=(trigger_id,), queue="default", ignore_result=True, retry=False)
     except (OSError, OperationalError):
