@@ -150,19 +150,22 @@ def plan_preview(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, c
         found = stripe.change_preview(row.customer_id, row.provider_id, items=_items(row, change.price), end_trial=row.status == Status.TRIALING)
     else:
         return change, None, ""
-    quote = signing.dumps([tenant.id, change.price.pk, found.at, found.due_cents], salt="billing.quote")
-    return change, found, quote
+    return change, found, _quote(tenant, change.price and change.price.pk, found)
 
 
-def _quoted(tenant: Tenant, price: Price | None, quote: str) -> int:
+def _quote(tenant: Tenant, what: int | str, found: Preview) -> str:
+    return signing.dumps([tenant.id, what, found.at, found.due_cents], salt="billing.quote")
+
+
+def _quoted(tenant: Tenant, what: int | str | None, quote: str) -> int:
     """The second to prorate at. Raises Conflict for a quote that is old or not of this change."""
     if not quote:
         return 0
     try:
-        tenant_id, price_id, at, _ = signing.loads(quote, salt="billing.quote", max_age=QUOTE_S)
+        tenant_id, quoted, at, _ = signing.loads(quote, salt="billing.quote", max_age=QUOTE_S)
     except signing.BadSignature as error:
         raise Conflict("this preview is no longer valid; look at it again", param="quote") from error
-    if (tenant_id, price_id) != (tenant.id, price and price.pk):
+    if (tenant_id, quoted) != (tenant.id, what):
         raise Conflict("this preview is of another change; look at it again", param="quote")
     return at
 
@@ -173,7 +176,7 @@ def plan_change(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, cu
     actor.require("billing.write", tenant.id)
     row = _locked(tenant)
     change = change_of(row, tenant, plan, interval, currency)
-    at = _quoted(tenant, change.price, quote)
+    at = _quoted(tenant, change.price and change.price.pk, quote)
     if change.kind == "new":
         fact = _begin(row, change)
     elif change.kind == "upgrade":
@@ -277,20 +280,22 @@ def _addon_check(row: Subscription | None, tenant: Tenant, addon: str, quantity:
     return version
 
 
-def addon_preview(*, tenant: Tenant, addon: str, quantity: int, actor: Actor) -> Preview:
+def addon_preview(*, tenant: Tenant, addon: str, quantity: int, actor: Actor) -> tuple[Preview, str]:
+    """(what it costs now, below 0 = comes back as balance; a quote for `addon_set`)."""
     actor.require("billing.read", tenant.id)
     row = subscription_get(tenant)
     version = _addon_check(row, tenant, addon, quantity)
-    return stripe.change_preview(row.customer_id, row.provider_id, items=_addon_items(row, version, quantity))
+    found = stripe.change_preview(row.customer_id, row.provider_id, items=_addon_items(row, version, quantity))
+    return found, _quote(tenant, f"{addon}:{quantity}", found)
 
 
 @transaction.atomic
-def addon_set(*, tenant: Tenant, addon: str, quantity: int, actor: Actor) -> Subscription:
+def addon_set(*, tenant: Tenant, addon: str, quantity: int, quote: str = "", actor: Actor) -> Subscription:
     """So many of an add-on from now on, the difference charged or credited at once. Raises PaymentRequired, Conflict, BadRequest, NotFound."""
     actor.require("billing.write", tenant.id)
     row = subscription_lock(tenant.id) if subscription_get(tenant) else None
     version = _addon_check(row, tenant, addon, quantity)
-    fact = stripe.subscription_change(row.provider_id, items=_addon_items(row, version, quantity))
+    fact = stripe.subscription_change(row.provider_id, items=_addon_items(row, version, quantity), at=_quoted(tenant, f"{addon}:{quantity}", quote))
     _note(tenant, actor, action="addon.changed", target=tenant.id, after={"addon": addon, "quantity": quantity})
     row = subscription_sync(tenant.id, fact, actor)
     if fact.latest_invoice_id:

@@ -91,6 +91,10 @@ class AddOnIn(Body):
     quantity: int = Field(examples=[1], ge=0, le=100)
 
 
+class AddOnConfirm(AddOnIn):
+    quote: str = Field("", max_length=400)
+
+
 class CardOut(Schema):
     id: str
     brand: str
@@ -249,10 +253,17 @@ def trial(request, payload: TrialIn):
     return get(request)
 
 
+@router.post("addons/preview", response=answers(200, PreviewOut), summary="What so many of an add-on would cost, to the cent")
+@needs("billing.read")
+def addon_preview(request, payload: AddOnIn):
+    found, quote = services.addon_preview(tenant=request.tenant, addon=payload.addon, quantity=payload.quantity, actor=request.actor)
+    return 200, {"kind": "addon", "currency": found.currency, "due_cents": found.due_cents, "tax_cents": found.tax_cents, "lines": list(found.lines), "quote": quote}
+
+
 @router.post("addons", response=answers(200, SubscriptionOut), summary="So many of an add-on, from now on")
 @needs("billing.write")
-def addons(request, payload: AddOnIn):
-    services.addon_set(tenant=request.tenant, addon=payload.addon, quantity=payload.quantity, actor=request.actor)
+def addons(request, payload: AddOnConfirm):
+    services.addon_set(tenant=request.tenant, addon=payload.addon, quantity=payload.quantity, quote=payload.quote, actor=request.actor)
     return get(request)
 
 

@@ -49,13 +49,22 @@ def _addons(tenant, row, currency: str) -> list[tuple]:
 
 def _preview(request: HttpRequest, tenant, currency: str) -> dict:
     plan, interval = request.GET.get("plan", ""), request.GET.get("interval", "month")
-    if not plan:
+    addon, quantity = request.GET.get("addon", ""), _quantity(request.GET)
+    if not plan and not addon:
         return {}
     try:
+        if addon:
+            found, quote = services.addon_preview(tenant=tenant, addon=addon, quantity=quantity, actor=request.actor)
+            return {"preview": found, "quote": quote, "asked_addon": {"addon": addon, "quantity": quantity}}
         change, found, quote = services.plan_preview(tenant=tenant, plan=plan, interval=interval, currency=currency, actor=request.actor)
     except VivavoceError as error:
         return {"preview_problem": error.message}
     return {"change": change, "preview": found, "quote": quote, "asked": {"plan": plan, "interval": interval, "currency": currency}}
+
+
+def _quantity(values) -> int:
+    text = values.get("quantity", "")
+    return int(text) if text.isdecimal() and len(text) < 4 else -1
 
 
 @in_workspace("billing.write", any_status=True)
@@ -75,8 +84,7 @@ def billing_act(request: HttpRequest, tenant, what: str) -> HttpResponse:
     elif what == "trial":
         said = f"The trial runs until {services.trial_start(**common, currency=post.get('currency', '')).trial_end:%Y-%m-%d}."
     elif what == "addon":
-        quantity = post.get("quantity", "")
-        services.addon_set(**common, addon=post.get("addon", ""), quantity=int(quantity) if quantity.isdecimal() and len(quantity) < 4 else -1)
+        services.addon_set(**common, addon=post.get("addon", ""), quantity=_quantity(post), quote=post.get("quote", ""))
         said = "Done: it counts at once."
     else:
         form = Tax(post)
