@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
 VENV := .venv
 PY := $(VENV)/bin/python
-.PHONY: run test bench clean-venv check-python
+.PHONY: run test bench chaos soak clean-venv check-python
 
 run: $(VENV)/.run
 	@exec $(PY) manage.py up
@@ -12,6 +12,12 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(PY) -m bench
+
+chaos: $(VENV)/.test
+	@$(PY) -m bench.chaos
+
+soak: $(VENV)/.test
+	@$(PY) -m bench.soak
 
 check-python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (https://www.python.org/downloads/)"; exit 1; }

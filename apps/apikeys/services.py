@@ -168,12 +168,15 @@ def _key(secret: str) -> ApiKey:
     return key
 
 
-def api_key_authenticate(*, secret: str | None) -> Principal:
-    """A tenant's key or client secret. Raises MissingApiKey, InvalidApiKey (unknown, revoked, expired), AccountDeactivated."""
+def api_key_authenticate(*, secret: str | None, even_expired: bool = False) -> Principal:
+    """A tenant's key or client secret. Raises MissingApiKey, InvalidApiKey (unknown, revoked, expired), AccountDeactivated.
+
+    `even_expired`: a client secret may be past its time, for going on with the session it opened.
+    """
     if not secret:
         raise MissingApiKey("No API key: send `Authorization: Bearer vv_…`.")
     if secret.startswith("ek_"):
-        return _client_secret(secret)
+        return _client_secret(secret, even_expired)
     if not secret.startswith("vv_"):
         raise InvalidApiKey(REFUSED)
     key = _key(secret)
@@ -224,11 +227,11 @@ def client_secret_mint(*, principal: Principal, session: dict[str, Any], seconds
     return row, secret
 
 
-def _client_secret(secret: str) -> Principal:
+def _client_secret(secret: str, even_expired: bool = False) -> Principal:
     row = ClientSecret.objects.select_related("key", "tenant").filter(digest=_digest(secret)).first() if _well_formed(secret) else None
     if row is None or row.key is not None and not row.key.usable:
         raise InvalidApiKey(REFUSED)
-    if row.expires_at <= timezone.now():
+    if row.expires_at <= timezone.now() and not even_expired:
         raise EphemeralKeyExpired("This client secret has expired; ask your server for a new one.")
     _check_active(row.tenant)
     origins = tuple((row.key.allowed_origins if row.key else ()) or row.tenant.allowed_origins)

@@ -71,6 +71,14 @@ class Gone(VivavoceError):
     status, code, type = 410, "gone", "invalid_request_error"
 
 
+class SessionNotFound(NotFound):
+    code = "session_not_found"
+
+
+class SessionResumeExpired(Gone):
+    code = "session_resume_expired"
+
+
 class Conflict(VivavoceError):
     status, code, type = 409, "conflict", "invalid_request_error"
 

@@ -1,7 +1,7 @@
-"""Turns that were heard and may not be in the ledger yet, in Redis: what a killed gateway leaves behind, any process writes.
+"""What PostgreSQL is owed of live sessions lies in Redis, beside each session's state: what a killed gateway leaves behind, any process writes.
 
-A gateway puts a turn here before its client is told that the turn is done, and takes it away once the database has it
-(voice/gateway/journal.py). All writes are idempotent, so that a turn written by both counts once.
+A gateway lays an entry there in the same step as the frame that tells its client of it (voice/gateway/recorder.py), and takes it away once the database has it.
+All writes are idempotent, so that an entry written by two counts once. Keys: voice/bus/sessions.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,57 +18,80 @@ from django.db import DataError, IntegrityError, ProgrammingError
 from redis import Redis
 
 from apps.common.errors import BadRequest
+from apps.conversations.services import item_save
 from apps.tenants.context import Bound, bound
 from apps.usage.services import session_end, session_open, turn_record
 
 log = logging.getLogger("vivavoce.usage")
-JOURNAL = "usage:journal"  # hash: "<session>/<turn>" -> {"tenant": [id, schema, slug], "open": {…}, "turn": {…} | "end": {…}, "at": seconds}
-SEEN = "usage:seen"  # hash: session -> {"tenant": …, "open": …, "session_ms": …, "at": seconds}; each live session, every few seconds
+SESSIONS = "voice:sessions"  # sorted set: session -> until when it can be resumed if nobody holds it
 REFUSED = "usage:refused"  # hash: what the database will never take, for an operator to look at
+GRACE_S = 15.0  # beyond a session's window, until a gateway that does not tell that it holds it counts as dead
 REPLAY_AFTER_S = 15.0  # a gateway that lives has written by then, or tries still
-LOST_AFTER_S = 180.0  # a session nobody was seen to hold for so long is over: beyond the time in which it could be resumed
+LOST_AFTER_S = 60.0  # beyond the window: gateways clear such sessions away within seconds; this is for when there is none
 PAGE = 200
+
+# kind of an entry -> what writes it
+WRITES: dict[str, Callable[..., None]] = {"open": session_open, "item": item_save, "turn": turn_record, "end": session_end}
 
 
 def connection() -> Redis:
     return Redis.from_url(settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=2)
 
 
+def entry_write(*, session_id: str, kind: str, fields: dict[str, Any]) -> None:
+    """`fields`: JSON, the arguments of the kind's function; `at` in unix seconds."""
+    at = {"at": datetime.fromtimestamp(fields["at"], UTC)} if "at" in fields else {}
+    WRITES[kind](session_id=session_id, **{**fields, **at})
+
+
 def replay(redis: Redis, older_than_s: float = REPLAY_AFTER_S) -> int:
-    """Write the turns and session ends that their gateway did not; how many. Raises database and Redis errors: try again later."""
-    return _each(redis, JOURNAL, older_than_s, _write)
+    """Write what gateways owe that were not seen for so long; how many entries. Raises database and Redis errors: try again later."""
+    return sum(_pay(redis, session_id, about) for session_id, about, seen_at in _sessions(redis) if time.time() - seen_at >= older_than_s)
 
 
-def close_lost(redis: Redis, older_than_s: float = LOST_AFTER_S) -> int:
-    """End the sessions that no gateway holds any more, with the time they were last seen to have lasted."""
-    def end(record: dict[str, Any]) -> None:
-        _write({**record, "end": {"reason": "lost", "session_ms": record["session_ms"]}})
-
-    return _each(redis, SEEN, older_than_s, end)
-
-
-def _each(redis: Redis, name: str, older_than_s: float, act) -> int:
+def close_lost(redis: Redis, older_than_s: float | None = None) -> int:
+    """End the sessions that no gateway holds any more and whose window is over, with the time they were last seen to have lasted; how many."""
     done = 0
-    for field, value in redis.hscan_iter(name, count=PAGE):
-        record = json.loads(value)
-        if time.time() - record["at"] < older_than_s:
+    for session_id, about, seen_at in list(_sessions(redis)):
+        if time.time() - seen_at < (about["window_s"] + LOST_AFTER_S if older_than_s is None else older_than_s):
             continue
-        try:
-            with bound(Bound(*record["tenant"])):
-                act(record)
-        except (DataError, IntegrityError, ProgrammingError, BadRequest) as error:  # ProgrammingError: its workspace was erased
-            log.error("usage: %s is refused by the database: %s", field.decode(), type(error).__name__)
-            redis.hset(REFUSED, field, value)
-        redis.hdel(name, field)
+        _pay(redis, session_id, about)
+        lasted = max(0, round((seen_at - about["began"]) * 1000))
+        fields = {"reason": "lost", "session_ms": lasted, "agent_id": about["agent_id"], "key_id": about["key_id"], "at": seen_at}
+        _write(redis, about, session_id, ["", "end", fields])
+        redis.delete(*(f"{{{session_id}}}:{name}" for name in ("owner", "state", "ring", "journal")))
+        redis.set(f"{{{session_id}}}:gone", about["tenant_id"], ex=86400)
+        redis.zrem(SESSIONS, session_id)
         done += 1
     return done
 
 
-def _write(record: dict[str, Any]) -> None:
-    opened = record["open"]
-    who = {"session_id": opened["session_id"], "agent_id": opened["agent_id"], "key_id": opened["key_id"], "at": datetime.fromtimestamp(record["at"], UTC)}
-    session_open(**opened)
-    if "turn" in record:
-        turn_record(turn=record["turn"], session_ms=record["session_ms"], **who)
-    else:
-        session_end(**record["end"], **who)
+def _sessions(redis: Redis):
+    """(session, what is known of it, when its gateway was last seen)"""
+    for name, until in redis.zscan_iter(SESSIONS, count=PAGE):
+        session_id = name.decode()
+        if about := redis.hget(f"{{{session_id}}}:state", "about"):
+            about = json.loads(about)
+            yield session_id, about, until - about["window_s"] - GRACE_S
+
+
+def _pay(redis: Redis, session_id: str, about: dict[str, Any]) -> int:
+    """Entries stay where they are, for the gateway that goes on with the session to count; those written here are noted."""
+    state = f"{{{session_id}}}:state"
+    base, known = (int(v or 0) for v in redis.hmget(state, "jbase", "jpaid"))
+    entries = redis.lrange(f"{{{session_id}}}:journal", max(0, known - base), -1)
+    for entry in entries:
+        _write(redis, about, session_id, json.loads(entry))
+    if entries:
+        redis.hset(state, "jpaid", max(known, base) + len(entries))
+    return len(entries)
+
+
+def _write(redis: Redis, about: dict[str, Any], session_id: str, entry: list[Any]) -> None:
+    number, kind, fields = entry
+    try:
+        with bound(Bound(about["tenant_id"], about["schema"], about["slug"])):
+            entry_write(session_id=session_id, kind=kind, fields=fields)
+    except (DataError, IntegrityError, ProgrammingError, BadRequest) as error:  # ProgrammingError: its workspace was erased
+        log.error("usage: %s of %s is refused by the database: %s", kind, session_id, type(error).__name__)
+        redis.hset(REFUSED, f"{session_id}/{number or kind}", json.dumps(entry))

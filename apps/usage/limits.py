@@ -179,7 +179,7 @@ class Limiter:
     def _enter_alone(self, wanted, session_id: str) -> int:
         with self._lock:
             for i, (key, limit, _) in enumerate(wanted, 1):
-                if len(self._slots.get(key, {})) >= limit:
+                if session_id not in self._slots.get(key, {}) and len(self._slots.get(key, {})) >= limit:
                     return i
             for key, _, _ in wanted:
                 self._slots.setdefault(key, {})[session_id] = time.time()
@@ -229,7 +229,7 @@ class Limiter:
 _TAKE = """
 for i, key in ipairs(KEYS) do
   redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[1])
-  if redis.call('ZCARD', key) >= tonumber(ARGV[3 + i]) then return i end
+  if not redis.call('ZSCORE', key, ARGV[3]) and redis.call('ZCARD', key) >= tonumber(ARGV[3 + i]) then return i end
 end
 for i, key in ipairs(KEYS) do
   redis.call('ZADD', key, ARGV[1] + ARGV[2], ARGV[3])

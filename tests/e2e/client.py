@@ -49,6 +49,21 @@ class Client:
         await client.wait("session.created")
         return client
 
+    async def resume(self, url: str | None = None, last: bool = True, query: str = "") -> dict[str, Any]:
+        """Connect anew, to `url` or the same gateway, and go on after the last event (`last`); the new session.created. Raises Refused."""
+        wanted = f"session_id={self.events[0]['session']['id']}" + (f"&last_event_id={self.events[-1]['event_id']}" if last else "") + (f"&{query}" if query else "")
+        try:
+            self.socket = await connect(f"{(url or self.url).partition('?')[0]}?{wanted}", additional_headers={"Authorization": f"Bearer {self.key}"},
+                                        max_size=2**26, compression=None, open_timeout=20)  # fmt: skip
+        except InvalidStatus as error:
+            raise Refused(error.response) from error
+        return await self.wait("session.created")
+
+    async def vanish(self) -> None:
+        """The line goes dead: no close frame."""
+        self.socket.transport.abort()
+        await self.socket.wait_closed()
+
     async def __aenter__(self) -> Client:
         if not hasattr(self, "socket"):
             self.__dict__ = (await self.connect(self.url, self.key, origin=self.origin)).__dict__

@@ -219,8 +219,8 @@ async def test_ids_of_others_are_unknown_on_the_socket(stack, own, other):
     assert mint(stack, own[1], session={"type": "realtime", "prompt": {"id": theirs}}).status_code == 404
 
 
-async def test_a_session_ended_in_the_portal_says_goodbye_in_its_voice(stack):
-    tenant, key = stack.new_tenant("goodbye")
+async def test_a_session_ended_in_the_portal_says_goodbye_in_its_voice(stack, own):
+    tenant, key = own
 
     def end(session_id: str) -> None:
         with bound(tenant):

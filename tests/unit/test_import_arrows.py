@@ -21,7 +21,7 @@ VOICE = {
     "voice/workers": (("voice.workers", "voice.core.jobs", "voice.bus", "voice.engines"), {"celery", "numpy", "soxr"}),
     "voice/gateway": (("voice.gateway", "voice.core", "voice.audio", "voice.bus", "apps.common"), None),
 }
-SERVICES = {"voice/gateway/auth.py", "voice/gateway/store.py", "voice/gateway/limits.py", "voice/gateway/journal.py", "voice/gateway/purse.py",
+SERVICES = {"voice/gateway/auth.py", "voice/gateway/store.py", "voice/gateway/limits.py", "voice/gateway/purse.py",
             "voice/gateway/client_secrets.py", "voice/gateway/rest/door.py"}  # the only ones that may call the noun apps
 
 

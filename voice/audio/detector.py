@@ -25,6 +25,11 @@ class Detector:
         self._bytes = 0
         self.configure(settings, reset=True)
 
+    def skip_to(self, ms: int) -> None:
+        """Audio before `ms` was pushed to another detector."""
+        self._bytes = ms * INPUT_HZ // 500
+        self._base_ms = ms
+
     def configure(self, settings: dict[str, Any] | None, reset: bool) -> None:
         """New settings; `reset` forgets speech under way (a manual commit or clear)."""
         if settings is None:

@@ -26,6 +26,7 @@ CANCEL_CHANNEL = "voice:cancel"
 CHUNKS_MAXLEN = 20000
 EXPIRE_S = 20 * 60  # of the keys of a job
 FEED_MAXLEN = 4096
+HEARD_S = 150  # of the input of a job that was read to its end
 
 _encoder = msgspec.msgpack.Encoder()
 _chunk = msgspec.msgpack.Decoder(Chunk)
@@ -66,6 +67,7 @@ class RedisGatewayBus:
         self.stream = f"gw:{gateway_id}:chunks"
         self._message = message
         self._last = "0"
+        self.away = False  # Redis does not answer: what it has for us cannot be heard
 
     async def start(self) -> None:
         await self._redis.delete(self.stream)
@@ -84,8 +86,9 @@ class RedisGatewayBus:
         while True:
             try:
                 answer = await self._reader.xread({self.stream: self._last}, count=500, block=4000)
-                delay = 0.05
+                delay, self.away = 0.05, False
             except CONNECTION_ERRORS as error:
+                self.away = True
                 log.warning("bus: redis is away (%s), next try in %.2f s", error, delay)
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
@@ -179,7 +182,7 @@ class RedisWorkerBus:
 
     def feeds(self, job: Job, timeout_s: float) -> Iterator[Feed]:
         """Feeds in order until one is `last`; ends early when the job is cancelled. Raises FeedTimeout."""
-        key, last, until = feed_key(job), "0", time.monotonic() + timeout_s
+        key, last, until, given = feed_key(job), "0", time.monotonic() + timeout_s, -1
         while not self.cancelled(job):
             if time.monotonic() > until:
                 raise FeedTimeout(f"no input for {job.id} within {timeout_s:.0f} s")
@@ -190,9 +193,13 @@ class RedisWorkerBus:
                     if b"x" in fields:
                         return self._mark(job.id)
                     feed = _feed.decode(fields[b"f"])
+                    if feed.index <= given:  # written again by a gateway that did not hear of its first writing
+                        continue
+                    given = feed.index
                     yield feed
                     if feed.last:
-                        self._redis.delete(key)
+                        # kept a while: should its gateway die now, another one hears the utterance again
+                        self._redis.expire(key, HEARD_S)
                         return
 
     def cancelled(self, job: Job) -> bool:

@@ -23,10 +23,11 @@ class Context:
         self.config, self.notices = config, notices
         self.settings = Settings(config)
         self.conversation = Conversation(config.max_items, config.max_text_chars)
-        self.conversation_id = ids("conv")
+        self.conversation_id = f"conv_{config.session_id.removeprefix('sess_')}"  # one for one: a client may resume by either
         self.kept_audio = KeptAudio()
         self.ids = ids
         self.now = 0.0
+        self.paused = False  # sound waits: nobody listens, and no more can be kept
         self.effects: list[Effect] = []
         self.leases: dict[str, Lease] = {}
         self.requests = Allowance(config.responses_per_minute)

@@ -355,7 +355,7 @@ class Response:
     def pump(self, at_once: bool = False) -> None:
         """Send audio that is due: never more than PACE_AHEAD_S before it would play, but for `at_once`."""
         message, context = self.message, self.context
-        if not self.active or message is None:
+        if not self.active or message is None or context.paused:
             return
         while message.queue:
             if self.play_end - context.now > PACE_AHEAD_S and not at_once:
@@ -525,7 +525,7 @@ class Response:
         spent = self.spent
         if not self.counted and self.llm is not None:  # ended early: about a token a delta, four characters a token
             spent.text_out += self.deltas
-            spent.text_in += len(json.dumps(self.llm.job.params["messages"])) // 4
+            spent.text_in += len(json.dumps(self.llm.job.params.get("messages", []))) // 4
         spent.audio_out_ms = max(0, self.sent_bytes - self.notice_bytes) // BYTES_PER_MS
         spent.audio_in_ms, context.unbilled_audio_ms = context.unbilled_audio_ms, 0
         context.tokens.spend(spent.total, context.now)

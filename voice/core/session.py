@@ -63,13 +63,52 @@ class Session:
 
     def start(self, now: float) -> list[Effect]:
         context = self._at(now)
-        context.send("session.created", session=context.settings.echo())
+        context.send("session.created", session=context.settings.echo(), resumption=self.resumption())
         if context.settings.type == "realtime":
             context.send("conversation.created", conversation={"id": context.conversation_id, "object": "realtime.conversation"})
         context.do(SetTurnDetection(context.settings.turn_detection))
-        context.do(SetTimer("expire", now + context.config.max_session_s))
-        if context.config.max_session_s > EXPIRING_S:
-            context.do(SetTimer("expiring", now + context.config.max_session_s - EXPIRING_S))
+        self._watch_expiry(now + context.config.max_session_s)
+        return context.take()
+
+    def resumption(self) -> dict[str, Any]:
+        """Of session.created: how this session can be taken up again (protocol section 9)."""
+        config = self.context.config
+        return {"enabled": bool(config.resume_window_s), "window_s": config.resume_window_s, "session_id": config.session_id}
+
+    def welcome(self) -> dict[str, Any]:
+        """session.created for a connection that came back; the shell adds its event_id and what is sent again."""
+        return {"type": "session.created", "event_id": "", "session": self.context.settings.echo(), "resumption": self.resumption()}
+
+    def pause(self, paused: bool, now: float) -> list[Effect]:
+        """Nobody listens and no more can be kept: sound waits. And goes on."""
+        context = self._at(now)
+        context.paused = paused
+        for response in [r for r in (self.active, *self.aside.values()) if r]:
+            response.pump()
+        self.after()
+        return context.take()
+
+    def renew(self, now: float) -> list[Effect]:
+        """A new connection after the longest time of one: the conversation goes on as long again."""
+        context = self._at(now)
+        if context.config.expires_at <= now:
+            context.config = context.settings.config = replace(context.config, expires_at=int(now) + context.config.max_session_s)
+            self._watch_expiry(context.config.expires_at)
+        return context.take()
+
+    def warn(self, seconds_left: int, reason: str, now: float) -> list[Effect]:
+        """The connection will end: ext.session.expiring, for clients that opted in."""
+        context = self._at(now)
+        self._warn(seconds_left, reason)
+        return context.take()
+
+    def tell_items(self, now: float) -> list[Effect]:
+        """The conversation as an event an item, for a client that kept nothing."""
+        context = self._at(now)
+        previous = None
+        for entry in context.conversation.entries():
+            context.send("conversation.item.added", item=shown(entry.item), previous_item_id=previous)
+            previous = entry.item["id"]
         return context.take()
 
     def receive(self, event: Any, now: float) -> list[Effect]:
@@ -138,6 +177,11 @@ class Session:
         """The shell counted: what is left of `requests` or `tokens`."""
         {"requests": self.context.requests, "tokens": self.context.tokens}[name].tell(limit, remaining, reset_s, now)
 
+    def cannot_hear(self, now: float) -> None:
+        """The shell has no way to hear its workers for the moment: their silence does not count."""
+        for lease in self.context.leases.values():
+            lease.heard_at = now
+
     def timer(self, name: str, now: float) -> list[Effect]:
         if self.state is SessionState.CLOSED:
             return NOTHING
@@ -151,8 +195,8 @@ class Session:
             self.floor.idle()
         elif name == "expire":
             self._expire()
-        elif name == "expiring" and context.settings.extensions:
-            context.send("ext.session.expiring", expires_at=context.config.expires_at, seconds_left=EXPIRING_S, reason="max_duration")
+        elif name == "expiring":
+            self._warn(EXPIRING_S, "max_duration")
         self.after()
         return context.take()
 
@@ -196,7 +240,7 @@ class Session:
         return context.take()
 
     def snapshot(self) -> dict[str, Any]:
-        """All of it as JSON (voice/core/snapshot.py): {config, head, items, params}."""
+        """All of it as JSON (voice/core/snapshot.py): {config, head, items, params}; `restore` also takes the `progress` made after it."""
         context = self.context
         items = {e.item["id"]: snapshot.entry_dict(e) for e in context.conversation.entries()}
         params = {i: lease.job.params for i, lease in context.leases.items() if lease.job.stage is Stage.LLM}
@@ -205,7 +249,7 @@ class Session:
     @classmethod
     def restore(cls, saved: Mapping[str, Any], ids: Callable[[str], str], notices: Notices = no_notices) -> Session:
         """The session of a snapshot. Nothing runs until `revive`. Raises KeyError, TypeError, ValueError on a broken one."""
-        return snapshot.restore(saved["config"], saved["head"], saved["items"], saved["params"], ids, notices)
+        return snapshot.restore(saved["config"], saved["head"], saved["items"], saved["params"], ids, notices, saved.get("progress"))
 
     def revive(self, heard: Mapping[str, tuple[Feed, ...]], now: float) -> list[Effect]:
         """After `restore`: open again what was under way. `heard`: what each speech recognition job had been fed."""
@@ -213,9 +257,7 @@ class Session:
         for job in self.left_open:
             context.do(CancelJob(job, "superseded"))
         self.left_open = []
-        if context.config.expires_at <= now:  # a new connection after the longest time: the conversation goes on
-            context.config = context.settings.config = replace(context.config, expires_at=int(now) + context.config.max_session_s)
-        self._watch_expiry()
+        self._watch_expiry(context.config.expires_at)
         context.do(SetTurnDetection(context.settings.turn_detection))
         self.turns.revive(heard)
         for response in self.responses():
@@ -226,9 +268,14 @@ class Session:
 
     # Inside
 
-    def _watch_expiry(self) -> None:
+    def _warn(self, seconds_left: int, reason: str) -> None:
         context = self.context
-        ends = context.config.expires_at
+        if context.settings.extensions:
+            ends = context.config.expires_at if reason == "max_duration" else int(context.now) + seconds_left
+            context.send("ext.session.expiring", expires_at=ends, seconds_left=seconds_left, reason=reason)
+
+    def _watch_expiry(self, ends: float) -> None:
+        context = self.context
         context.do(SetTimer("expire", ends))
         if ends - context.now > EXPIRING_S:
             context.do(SetTimer("expiring", ends - EXPIRING_S))

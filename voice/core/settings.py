@@ -37,6 +37,7 @@ class SessionConfig:
     preemptive: bool = True  # begin the answer at a short silence and hold it until the turn is certainly over
     backchannels: bool = True  # "mm-hmm" does not stop an answer
     max_session_s: int = 3600
+    resume_window_s: int = 120  # a lost connection may come back this long; 0: not at all
     expires_at: int = 0  # unix seconds, shown to the client
     start_deadline_ms: int = 2000  # a job no worker has taken by then is handed out again
     wait_deadline_ms: int = 10000  # a job no worker has taken by then has failed

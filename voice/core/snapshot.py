@@ -152,12 +152,28 @@ def head_dict(session: Session) -> dict[str, Any]:
     return head
 
 
+def progress_dict(session: Session) -> dict[str, Any] | None:
+    """How far the sound of the answer went since the last head; small, because it is written ten times a second."""
+    response = session.active
+    if response is None or response.message is None:
+        return None
+    message = response.message
+    return {"id": response.id, "sending": message.sending, "sent": list(message.sent.items()), "sent_bytes": response.sent_bytes, "play_end": response.play_end}
+
+
+def _advance(session: Session, progress: dict[str, Any] | None) -> None:
+    response = session.active
+    if progress and response and response.message and response.id == progress["id"]:
+        response.message.sending, response.message.sent = progress["sending"], dict(progress["sent"])
+        response.sent_bytes, response.play_end = progress["sent_bytes"], progress["play_end"]
+
+
 def config_dict(config: SessionConfig) -> Any:
     return Writer().put(config)
 
 
 def restore(config: Any, head: dict[str, Any], items: Mapping[str, Any], params: Mapping[str, Any], ids: Callable[[str], str],
-            notices: Notices = no_notices) -> Session:  # fmt: skip
+            notices: Notices = no_notices, progress: dict[str, Any] | None = None) -> Session:  # fmt: skip
     """The session as it was. Nothing runs yet: `revive` opens its work again. Raises KeyError, TypeError, ValueError on a snapshot that is not whole."""
     from dataclasses import replace
 
@@ -180,4 +196,5 @@ def restore(config: Any, head: dict[str, Any], items: Mapping[str, Any], params:
     session.left_open = [get(job) for job in head["open_jobs"]]
     turns.speech_item, turns.pending = head["speech_item"], get(head["pending"])
     turns.buffer.skip_to(head["audio_ms"])
+    _advance(session, progress)
     return session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+from voice.gateway.admission import admission
 from voice.gateway.consumer import RealtimeConsumer
 from voice.gateway.rest.uploads import capped
 
@@ -26,6 +27,12 @@ def build(django):
             await lifespan(receive, send)
 
     return application
+
+
+async def say_draining(send) -> None:
+    """So that a load balancer sends nobody here any more."""
+    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": b'{"status": "draining"}'})
 
 
 async def lifespan(receive, send) -> None:

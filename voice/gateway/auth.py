@@ -53,17 +53,23 @@ class Handshake:
                    (scope.get("client") or ("",))[0], extensions, beta)  # fmt: skip
 
 
-Admitted = tuple[Principal, AgentConfig, tuple[Level, ...], bool]  # the last: under a cap
+Admitted = tuple[Principal, AgentConfig | None, tuple[Level, ...], bool]  # the last: under a cap
 
 
-async def admit(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
-    """Who it is, the agent, the limits. Raises the errors of apps.common.errors: MissingApiKey, InvalidApiKey, AccountDeactivated, Forbidden, NotFound."""
-    return await in_public(_look_up, handshake, allowed_origins)
+def former_principal(about: dict[str, Any]) -> Principal:
+    """Who opened a session, from what was kept of it."""
+    return Principal(Bound(about["tenant_id"], about["schema"], about["slug"]), about["key_id"], frozenset())
 
 
-def _look_up(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
+async def admit(handshake: Handshake, allowed_origins: list[str], *, resuming: bool = False) -> Admitted:
+    """Who it is, the agent (None when `resuming`: it is settled), the limits. Raises the errors of apps.common.errors: MissingApiKey, InvalidApiKey,
+    AccountDeactivated, Forbidden, NotFound."""
+    return await in_public(_look_up, handshake, allowed_origins, resuming)
+
+
+def _look_up(handshake: Handshake, allowed_origins: list[str], resuming: bool) -> Admitted:
     with coming_from(Origin(handshake.ip)):
-        principal = api_key_authenticate(secret=handshake.secret)
+        principal = api_key_authenticate(secret=handshake.secret, even_expired=resuming)
     if SCOPE not in principal.scopes:
         raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
     check_origin(principal, handshake.origin, allowed_origins)
@@ -73,6 +79,8 @@ def _look_up(handshake: Handshake, allowed_origins: list[str]) -> Admitted:
     with bound(principal.tenant):
         if tenant.capped:
             check_open()
+        if resuming:
+            return principal, None, levels, tenant.capped
         agent = agent_for_session(assistant=handshake.query.get("assistant") or prompt.get("id"), version=str(prompt.get("version") or ""))
         return principal, _by_model(handshake, agent), levels, tenant.capped
 

@@ -18,15 +18,17 @@ from django.conf import settings
 from apps.common.errors import Overloaded, VivavoceError
 from apps.common.ids import new_id
 from voice.core.events import CLIENT_EVENTS
+from voice.core.session import Session
 from voice.core.settings import SessionConfig, turn_taking
-from voice.gateway import auth, metrics, prompts
-from voice.gateway.admission import Admission
+from voice.gateway import auth, metrics, prompts, resume
+from voice.gateway.admission import admission
 from voice.gateway.dispatch import shared
-from voice.gateway.limits import Place, patrol
-from voice.gateway.live import BYTES_PER_S, Live
+from voice.gateway.limits import Place, patrol, window_of
+from voice.gateway.live import BYTES_PER_S, Live, make_id
+from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
+from voice.gateway.recorder import shared_recorder
 from voice.gateway.sound import PCM
-from voice.gateway.store import Store
 
 log = logging.getLogger("voice.gateway")
 
@@ -34,7 +36,6 @@ SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
 APPEND = "input_audio_buffer.append"
 config = settings.VOICE
-admission = Admission(config.GATEWAY_MAX_SESSIONS)
 
 
 class _Append(msgspec.Struct):
@@ -83,42 +84,41 @@ class RealtimeConsumer:
             admission.leave()
 
     async def session_of(self, handshake: auth.Handshake) -> None:
+        wanted = resume.wanted(handshake)
         try:
-            principal, agent, levels, capped = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS), 8)
-            dispatch = await asyncio.wait_for(shared(), 8)
-            place = Place(new_id("sess"), principal, levels, self.end, capped)
-            await asyncio.wait_for(patrol.enter(place), 8)
+            principal, agent, levels, capped = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS, resuming=bool(wanted)), 8)
+            dispatch, recorder = await asyncio.wait_for(shared(), 8), shared_recorder()
+            resume.sweep.start(dispatch, recorder)
+            if wanted:
+                place = Place(wanted, principal, levels, _nobody, capped)
+                live = await asyncio.wait_for(resume.find(wanted, principal, handshake, place, dispatch, recorder), 8)
+            else:
+                place = Place(new_id("sess"), principal, levels, _nobody, capped)
+                await asyncio.wait_for(patrol.enter(place), 8)
+                live = self.begin(principal, agent, handshake, place, dispatch, recorder)
         except VivavoceError as error:
             return await self.refuse(error)
         except Exception:  # the edge: database or Redis away at connect
             log.exception("connect failed")
             return await self.refuse(_unavailable())
-        structlog.contextvars.bind_contextvars(tenant=principal.tenant.tenant_id)
-        try:
-            await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
-            structlog.contextvars.bind_contextvars(session=place.session_id)
-            store = Store(principal.tenant, place.session_id)
-            store.open(agent_id=agent.agent_id, agent_version=agent.version, key_id=principal.key_id, model=handshake.query.get("model", ""),
-                       client=handshake.user_agent)  # fmt: skip
-            wanted = handshake.query.get("intent") == "transcription" or principal.session.get("type") == "transcription"
-            settled = _config(place.session_id, agent, handshake, "transcription" if wanted else "realtime")
-            self.live = Live(settled, place, dispatch, store)
-            self.live.beta = handshake.beta
-            self.live.session.context.settings.update(principal.session)  # checked when the client secret was made
-            await self.serve()
-        finally:
-            await patrol.leave(place)
+        self.live = live
+        structlog.contextvars.bind_contextvars(tenant=principal.tenant.tenant_id, session=live.id)
+        await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+        await self.serve(handshake if wanted else None)
 
-    def end(self, code: str, message: str) -> None:
-        """From the patrol: this key or workspace may not go on."""
-        if hasattr(self, "live"):
-            self.live.end(code, message)
+    def begin(self, principal, agent, handshake: auth.Handshake, place: Place, dispatch, recorder) -> Live:
+        kind = "transcription" if handshake.query.get("intent") == "transcription" or principal.session.get("type") == "transcription" else "realtime"
+        window_s = window_of(place.levels, config.RESUME_SECONDS)
+        session_config = _config(place.session_id, agent, handshake, kind, window_s)
+        session = Session(session_config, make_id, shelf.of(session_config, dispatch))
+        session.context.settings.update(principal.session)  # checked when the client secret was made
+        return Live(session, resume.about_of(principal, handshake, agent, window_s), place, dispatch, recorder)
 
     async def refuse(self, error: VivavoceError) -> None:
         """Refuse the handshake by its HTTP status where the server can say one; else by a plain close (Daphne: 403)."""
         metrics.REFUSED.labels(error.code).inc()
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
-            await self.send({"type": "websocket.close", "code": 1008})
+            await self.send({"type": "websocket.close", "code": 1013 if error.status == 503 else 1008})
             return
         headers = [(b"content-type", b"application/json")]
         if error.retry_after_s is not None:
@@ -128,25 +128,44 @@ class RealtimeConsumer:
 
     # The life of a connection
 
-    async def serve(self) -> None:
+    def close(self, code: int, reason: str) -> None:
+        """From the session or the outbox: end this connection with this code."""
+        if not self.closed.is_set():
+            self.code, self.reason = code, reason
+            self.closed.set()
+
+    async def serve(self, returning: auth.Handshake | None) -> None:
+        """`returning`: the handshake of a client that takes its session up again."""
         live = self.live
-        outbox = live.outbox = Outbox(self.send, lambda: live.stop(1013, "slow_reader"))
+        self.closed, self.code, self.reason = asyncio.Event(), 1011, "server_error"
+        outbox = Outbox(self.send, self.cut)
         try:
-            live.start()
+            if returning:
+                await live.reconnect(self, outbox, returning.query.get("last_event_id"), returning.extensions and returning.query.get("replay") == "items")
+            else:
+                live.connect(self, outbox)
+                live.start()
             await self.listen()
         except Closing as closing:
-            live.close_code, live.close_reason = closing.code, closing.reason
+            self.code, self.reason = closing.code, closing.reason
         except Exception:  # the edge of the connection: no traceback reaches the client
-            log.exception("session %s failed", live.place.session_id)
+            log.exception("session %s failed", live.id)
             live.fail()
         finally:
-            await live.finish()
+            if live.connection is self:
+                await live.hung_up(self, self.code, self.reason)
+            elif self.code:  # a newer connection has the session
+                await outbox.say_goodbye(self.code, self.reason)
             outbox.stop()
 
+    def cut(self) -> None:
+        """The client does not read."""
+        self.close(1013, "slow_reader")
+
     async def listen(self) -> None:
-        """Read frames until the client goes, or the session says so."""
+        """Read frames until the client goes, or this end says so."""
         reading = asyncio.create_task(self.read(), name="reader")
-        closed = asyncio.create_task(self.live.closed.wait(), name="closed")
+        closed = asyncio.create_task(self.closed.wait(), name="closed")
         await asyncio.wait((reading, closed), return_when=asyncio.FIRST_COMPLETED)
         closed.cancel()
         if not reading.done():
@@ -160,7 +179,7 @@ class RealtimeConsumer:
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                raise Closing(0, "client" if message.get("code") in (1000, None) else "disconnected")
+                raise Closing(0, "client" if message.get("code") == 1000 else "disconnected")
             await self.frame(message)
 
     async def frame(self, message: dict[str, Any]) -> None:
@@ -213,7 +232,11 @@ def _unavailable() -> VivavoceError:
     return Overloaded("The service is not available at the moment; try again.", retry_after_s=2)
 
 
-def _config(session_id: str, agent, handshake: auth.Handshake, kind: str) -> SessionConfig:
+def _nobody(code: str, message: str) -> None:
+    """Ends a place whose session does not run yet: nothing to end."""
+
+
+def _config(session_id: str, agent, handshake: auth.Handshake, kind: str, window_s: int) -> SessionConfig:
     return SessionConfig(
         session_id=session_id, model=handshake.query.get("model") or "default", type=kind, instructions=agent.instructions,
         voice=agent.voice, voices=frozenset(config.VOICES), language=agent.language, stt_engine=agent.stt_engine, stt_model=agent.stt_model,
@@ -222,7 +245,7 @@ def _config(session_id: str, agent, handshake: auth.Handshake, kind: str) -> Ses
         strict=handshake.strict, prompts={agent.agent_id: prompts.patch(agent)}, pipelines={agent.agent_id: prompts.pipeline(agent)},
         max_session_s=(longest := min(config.MAX_SESSION_SECONDS, agent.limits.get("max_session_seconds", config.MAX_SESSION_SECONDS))),
         expires_at=int(time.time()) + longest,
-        start_deadline_ms=config.START_DEADLINE_MS, wait_deadline_ms=config.WAIT_DEADLINE_MS,
+        resume_window_s=window_s, start_deadline_ms=config.START_DEADLINE_MS, wait_deadline_ms=config.WAIT_DEADLINE_MS,
         stt_deadline_ms=config.STT_DEADLINE_MS, llm_deadline_ms=config.LLM_DEADLINE_MS,
         tts_deadline_ms=config.TTS_DEADLINE_MS,
     )  # fmt: skip

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from django.db import Error as DatabaseError
 
@@ -18,7 +17,6 @@ from apps.apikeys.services import Principal
 from apps.common.errors import RateLimited
 from apps.tenants.context import in_public
 from apps.usage.limits import Level, Standing, Window, limiter, standings
-from voice.gateway.journal import journal
 
 log = logging.getLogger("voice.limits")
 PATROL_S = 3.0
@@ -35,7 +33,6 @@ class Place:
     end: Callable[[str, str], None]
     capped: bool = False  # its usage is held ahead
     on_cap: Callable[[], None] = lambda: None  # `capped` has changed
-    about: Callable[[], dict[str, Any]] = dict  # for the journal: whose it is and how long it has lasted
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -50,6 +47,12 @@ class Place:
 
     async def count(self, name: str, cost: int) -> None:
         await asyncio.to_thread(limiter().count, self.levels, name, cost)
+
+
+def window_of(levels: tuple[Level, ...], default: int) -> int:
+    """Seconds a lost connection may come back: the smallest of the levels that say so, 10 to 3600."""
+    told = [level.values["resume_seconds"] for level in levels if "resume_seconds" in level.values]
+    return max(10, min(3600, *(told or [default])))
 
 
 class Patrol:
@@ -78,8 +81,6 @@ class Patrol:
 
     async def _look(self) -> None:
         places = list(self._places)
-        if seen := {p.session_id: about for p in places if (about := p.about())}:
-            await journal().seen(seen)
         found: dict[tuple[str, str], Standing] = await in_public(standings, sorted({p.owner for p in places}))
         for place in places:
             standing = found[place.owner]

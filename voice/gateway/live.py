@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import orjson
 import pybase64
@@ -25,13 +25,13 @@ from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, ChunkKind, Job, Stage
 from voice.core.notices import NoticeKind
 from voice.core.session import Session
-from voice.core.settings import SessionConfig
-from voice.gateway import metrics, tracing
+from voice.gateway import clock, metrics, tracing
 from voice.gateway.dispatch import Dispatch
-from voice.gateway.limits import Place
-from voice.gateway.notices import shelf
+from voice.gateway.limits import Place, patrol
+from voice.gateway.line import Line
 from voice.gateway.outbox import Outbox
 from voice.gateway.purse import Purse
+from voice.gateway.recorder import ERRORS, GRACE_S, Record, Recorder
 from voice.gateway.sound import Sound
 from voice.gateway.store import Store
 
@@ -40,6 +40,11 @@ BYTES_PER_S = 48000
 METERED = (Stage.STT, Stage.LLM)
 ALOUD = {"insufficient_quota": NoticeKind.INSUFFICIENT_QUOTA, "billing_hard_limit_reached": NoticeKind.INSUFFICIENT_QUOTA,
          "session_ended": NoticeKind.SESSION_ENDED}  # ends that are spoken
+FINAL = (1008,)  # closes after which a session is over
+WINDOW = "window"  # how long a session waits for its client to come back
+BUS_WAIT_S = 3.0  # work waits this long for a Redis that is away
+TRUST_S = 9.0  # heard that long ago that the session is ours, a process may have slept: nothing is written to the database until it is heard again
+QUIET = (ChunkKind.AUDIO, ChunkKind.TEXT, ChunkKind.BEAT)  # chunks whose effects say all there is to keep
 config = settings.VOICE
 
 
@@ -48,96 +53,130 @@ def make_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(10)}"
 
 
+class Connection(Protocol):
+    def close(self, code: int, reason: str) -> None:
+        """It is to be closed with this code."""
+
+
+lives: dict[str, Live] = {}  # of this process
+
+
 class Live:
-    def __init__(self, session_config: SessionConfig, place: Place, dispatch: Dispatch, store: Store):
-        self.session = Session(session_config, make_id, shelf.of(session_config, dispatch))
+    """`about`: what Redis keeps of the session for whoever takes it up (see `about_of`)."""
+
+    def __init__(self, session: Session, about: dict[str, Any], place: Place, dispatch: Dispatch, recorder: Recorder):
+        self.session, self.about, self.place, self.dispatch, self.recorder = session, about, place, dispatch, recorder
+        self.id = place.session_id
         self.detector = Detector(None, config.VAD_GATE_DB)
         self.sound = Sound()
-        self.beta = False  # the client speaks the beta flavour
-        self.place, self.dispatch, self.store = place, dispatch, store
-        place.about = lambda: store.about(self.lasted_ms())
-        place.on_cap = self._hold_ahead
         self._purse: asyncio.Task | None = None
         self._heard = self._said = 0  # bytes of PCM16
         self._tokens = {"tokens_in": 0, "tokens_out": 0}
-        self.trace = tracing.of_session(place.session_id, place.owner[0])
-        self.outbox: Outbox | None = None  # of the connection, while there is one
-        self.began = time.monotonic()
-        self.closed = asyncio.Event()
-        self.close_code, self.close_reason = 1000, "client"
+        self.beta: bool = about["beta"]  # the client speaks the beta flavour
+        self.trace = tracing.of_session(self.id, place.owner[0])
+        self.line = Line(self.id, recorder.records)
+        self.store = Store(place.principal.tenant, self.id, self._settled, lambda: recorder.away_since or clock.now() - self.record.held_at < TRUST_S)
+        self.record = Record(self.id, self, recorder, self.store.put)
+        self.record.about = about
+        self.connection: Connection | None = None
+        self.over = False
+        self.end_reason = "client"
+        self.gone_at = 0.0  # when the client was lost; 0: it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._jobs: set[str] = set()
         self._metered: set[str] = set()  # jobs that were counted against the limits, or are once it is certain that they are wanted
         self._bus_queue: asyncio.Queue = asyncio.Queue(2000)
         self._tasks: set[asyncio.Task] = set()
+        self._last: set[asyncio.Task] = set()  # tasks that outlive the session by a moment
 
-    def start(self) -> None:
+    def run(self) -> None:
+        """From now on this process holds it."""
         metrics.SESSIONS.labels(self.place.owner[0]).inc()
+        lives[self.id] = self
+        self.place.end, self.place.on_cap = self.end, self._hold_ahead
+        self.recorder.add(self.record)
         self.spawn(self._run_bus(), "bus")
         self.spawn(self._control(), "control")
-        self.spawn(self.store.seen(self.lasted_ms()), "seen")
         self._hold_ahead()
-        self.perform(self.session.start(time.monotonic()))
+
+    def start(self) -> None:
+        self.run()
+        self.record.owe("open", {k: self.about[k] for k in ("agent_id", "agent_version", "key_id", "model", "client")})
+        self.perform(self.session.start(clock.now()))
 
     def receive(self, event: Any) -> None:
         """Any client event but audio."""
-        self.perform(self.session.receive(beta.from_client(event) if self.beta else event, time.monotonic()))
+        self.perform(self.session.receive(beta.from_client(event) if self.beta else event, clock.now()))
 
     def audio(self, pcm: bytes, event_id: str | None) -> None:
         """The hot path: PCM16 mono 24 kHz into the detector and the session."""
         self._heard += len(pcm)
         edges = self.detector.push(pcm)
-        if effects := self.session.audio(pcm, edges, time.monotonic(), event_id):
+        if effects := self.session.audio(pcm, edges, clock.now(), event_id):
             self.perform(effects)
 
     def lasted_ms(self) -> int:
-        return round((time.monotonic() - self.began) * 1000)
+        return round((clock.now() - self.about["began"]) * 1000)
+
+    @property
+    def busy(self) -> bool:
+        """A turn is under way: somebody speaks, is being understood or answered."""
+        session = self.session
+        return bool(session.active or session.aside or session.floor.unanswered or session.turns.speaking or session.turns.pending)
 
     # Effects
 
     def perform(self, effects: list[fx.Effect]) -> None:
+        if self.over:
+            return
         for effect in effects:
             _CARRY_OUT[type(effect)](self, effect)
 
     def do_send(self, effect: fx.Send) -> None:
-        self._send(effect.event)
+        event = effect.event
+        item_id = event.get("item_id") or (event["item"]["id"] if "item" in event else None)
+        self.record.changed(*((item_id,) if item_id else ()))
+        self._send(event)
 
     def do_audio(self, effect: fx.SendAudio) -> None:
         self._said += len(effect.pcm)
         pcm = self.sound.outgoing(effect.pcm, effect.format, effect.event["item_id"])
         effect.event["delta"] = pybase64.b64encode_as_string(pcm)
+        self.record.moved()
         self._send(effect.event)
+        if self.line.full and not self.session.context.paused:
+            self.perform(self.session.pause(True, clock.now()))
 
     def _send(self, event: dict[str, Any]) -> None:
-        if self.beta and (event := beta.to_client(event)) is None:
-            return
-        self.put(orjson.dumps(event).decode())
+        if (event := self.flavoured(event)) is not None:
+            self.record.put(orjson.dumps(event).decode())
 
-    def put(self, frame: str) -> None:
-        if self.outbox is not None:
-            self.outbox.put(frame)
+    def flavoured(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """The event as this client knows it; None: it knows no such event."""
+        return beta.to_client(event) if self.beta else event
 
     def do_open(self, effect: fx.OpenJob) -> None:
         self._jobs.add(effect.job.id)
         self.dispatch.listen(effect.job, self)
         if self.trace:
             self.trace.opened(effect.job)
+        self.record.changed()
         if effect.ahead and effect.job.stage in METERED:
             self._metered.add(effect.job.id)
             self._to_bus(self._open_ahead, effect.job, effect.feeds)  # in the queue: its next feed may be close behind
-        elif effect.job.stage in METERED and effect.job.id not in self._metered:
+        elif effect.job.stage in METERED and effect.job.id not in self._metered and not effect.counted:
             self._metered.add(effect.job.id)
             self.spawn(self._open_metered(effect.job, effect.feeds), "open")
         elif effect.feeds:
             self._to_bus(self.dispatch.bus.open, effect.job, effect.feeds)
         else:
-            self.spawn(self._guard(effect.job, self.dispatch.bus.open(effect.job)), "open")
+            self.spawn(self._guard(effect.job, self.dispatch.bus.open, ()), "open")
 
     async def _open_metered(self, job: Job, feeds) -> None:
         """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
         audio_ms = sum(len(f.pcm) for f in feeds) * 500 // job.params.get("rate_hz", 24000)
         if await self._allowed(job, self._count(job, audio_ms)) and job.id in self._jobs:  # not cancelled meanwhile
-            await self._guard(job, self.dispatch.bus.open(job, feeds))
+            await self._guard(job, self.dispatch.bus.open, feeds)
 
     async def _open_ahead(self, job: Job, feeds) -> None:
         """Work that may come to nothing: only where something is left of the limits, and not counted yet."""
@@ -158,7 +197,7 @@ class Live:
             await asking
         except RateLimited as error:
             metrics.REFUSED.labels(error.code).inc()
-            self.perform(self.session.job_lost(job.id, job.attempt, error.code, error.message, time.monotonic()))
+            self.perform(self.session.job_lost(job.id, job.attempt, error.code, error.message, clock.now()))
             return False
         return True
 
@@ -167,9 +206,10 @@ class Live:
 
     def _tell(self, name: str, window) -> None:
         if window is not None:
-            self.session.tell_limit(name, window.limit, window.remaining, window.reset_s, time.monotonic())
+            self.session.tell_limit(name, window.limit, window.remaining, window.reset_s, clock.now())
 
     def do_feed(self, effect: fx.FeedJob) -> None:
+        self.record.changed()
         self._to_bus(self.dispatch.bus.feed, effect.job, effect.feed)
 
     def do_cancel(self, effect: fx.CancelJob) -> None:
@@ -180,7 +220,7 @@ class Live:
     def do_set_timer(self, effect: fx.SetTimer) -> None:
         if old := self._timers.pop(effect.name, None):
             old.cancel()
-        delay = max(0.0, effect.at - time.monotonic())
+        delay = max(0.0, effect.at - clock.now())
         self._timers[effect.name] = asyncio.get_running_loop().call_later(delay, self.on_timer, effect.name)
 
     def do_clear_timer(self, effect: fx.ClearTimer) -> None:
@@ -194,22 +234,28 @@ class Live:
         self.detector.end_after(effect.silence_ms)
 
     def do_save(self, effect: fx.SaveItem) -> None:
-        self.store.save_item(effect)
+        self.record.changed(effect.item["id"])
+        self.record.owe("item", {"item": effect.item, "previous_item_id": effect.previous_item_id, "deleted": effect.deleted})
 
     def do_turn(self, effect: fx.RecordTurn) -> None:
-        safe = self.store.record_turn(effect, self.lasted_ms())
-        if self.outbox is not None:
-            self.outbox.hold(safe)
+        self.record.changed()
+        self.record.owe("turn", {"turn": asdict(effect), "session_ms": self.lasted_ms(), **self._written_by()})
         for meter in self._tokens:
             self._tokens[meter] += effect.usage.get(meter, 0)
         if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
             self.spawn(self.place.count("tokens_per_minute", tokens), "count")
         metrics.observe_turn(effect)
         if self.trace:
-            self.trace.turn(effect, time.monotonic())
+            self.trace.turn(effect, clock.now())
 
     def do_close(self, effect: fx.Close) -> None:
         self.stop(effect.code, effect.reason)
+
+    def _written_by(self) -> dict[str, Any]:
+        return {"agent_id": self.about["agent_id"], "key_id": self.about["key_id"], "at": clock.now()}
+
+    def _settled(self, upto: int) -> None:
+        self.record.settled(upto)
 
     # Callbacks
 
@@ -217,15 +263,19 @@ class Live:
         if self.trace and chunk.kind in (ChunkKind.DONE, ChunkKind.FAILED):
             self.trace.done(chunk)
         try:
-            self.perform(self.session.engine(chunk, time.monotonic()))
+            self.perform(self.session.engine(chunk, clock.now()))
+            if chunk.kind not in QUIET:
+                self.record.changed()
         except Exception:  # one session's fault must not stop the routing of all
             log.exception("chunk of %s", chunk.job)
             self.fail()
 
     def on_timer(self, name: str) -> None:
         self._timers.pop(name, None)
+        if self.dispatch.bus.away:
+            self.session.cannot_hear(clock.now())
         try:
-            self.perform(self.session.timer(name, time.monotonic()))
+            self.perform(self.session.timer(name, clock.now()))
         except Exception:
             log.exception("timer %s", name)
             self.fail()
@@ -242,21 +292,27 @@ class Live:
         try:
             self._bus_queue.put_nowait((call, job, what))
         except asyncio.QueueFull:
-            self.perform(self.session.job_lost(job.id, job.attempt, "bus_overloaded", "Too much is waiting for the workers.", time.monotonic()))
+            self.perform(self.session.job_lost(job.id, job.attempt, "bus_overloaded", "Too much is waiting for the workers.", clock.now()))
 
     async def _run_bus(self) -> None:
         """Feeds of this session in order."""
         while True:
             call, job, what = await self._bus_queue.get()
-            await self._guard(job, call(job, what))
+            await self._guard(job, call, what)
 
-    async def _guard(self, job: Job, coroutine) -> None:
-        try:
-            await coroutine
-        except BusUnavailable as error:
-            log.warning("%s", error)
-            self.perform(self.session.job_lost(job.id, job.attempt, f"{job.stage}_unavailable", "The work could not be handed out; try again.",
-                                               time.monotonic()))  # fmt: skip
+    async def _guard(self, job: Job, call, what) -> None:
+        """Hand it out; a Redis that restarts is waited for a moment."""
+        until = clock.now() + BUS_WAIT_S
+        while job.id in self._jobs:
+            try:
+                return await call(job, what)
+            except BusUnavailable as error:
+                if clock.now() < until:
+                    await asyncio.sleep(0.1)
+                    continue
+                log.warning("%s", error)
+                return self.perform(self.session.job_lost(job.id, job.attempt, f"{job.stage}_unavailable",
+                                                          "The work could not be handed out; try again.", clock.now()))  # fmt: skip
 
     async def _control(self) -> None:
         """Messages from elsewhere: key revoked, workspace suspended (docs/architecture.md, "Control messages")."""
@@ -273,6 +329,8 @@ class Live:
                         message = await layer.receive(channel)
                         if message["type"] == "session.end":
                             return self.end(message["code"], message["message"])
+                        if message["type"] == "session.moved" and message["token"] != self.record.token:
+                            return self.fenced()
                 finally:
                     for group in groups:
                         await layer.group_discard(group, channel)
@@ -293,55 +351,170 @@ class Live:
         return {"session_ms": self.lasted_ms(), "audio_in_ms": self._heard * 1000 // BYTES_PER_S, "audio_out_ms": self._said * 1000 // BYTES_PER_S,
                 **self._tokens}  # fmt: skip
 
+    # Frames that are kept
+
+    def release(self, number: int, frames: list[str]) -> None:
+        self.line.release(number, frames)
+
     # Ending
 
     def error(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
-        self.perform(self.session.refuse(ProtocolError(code, message, param=param), event_id, time.monotonic()))
+        self.perform(self.session.refuse(ProtocolError(code, message, param=param), event_id, clock.now()))
 
     def end(self, code: str, message: str) -> None:
         """From elsewhere: the client is told (aloud, where there are words for it), then the socket is closed."""
-        if self.closed.is_set():
+        if self.over:
             return
         if kind := ALOUD.get(code):
             notice = self.session.context.notices(kind, self.session.context.settings.values["audio"]["output"]["voice"])
-            return self.perform(self.session.conclude(code, message, notice, time.monotonic()))
+            return self.perform(self.session.conclude(code, message, notice, clock.now()))
         self.error(code, message)
         self.stop(1008, code)
 
     def fail(self) -> None:
-        self.perform(self.session.refuse(ProtocolError("server_error", "Something went wrong on our side.", type="server_error"), None, time.monotonic()))
+        self.perform(self.session.refuse(ProtocolError("server_error", "Something went wrong on our side.", type="server_error"), None, clock.now()))
         self.stop(1011, "server_error")
 
     def stop(self, code: int, reason: str) -> None:
-        """The connection is to close with this code; 0: it is gone already."""
-        if not self.closed.is_set():
-            self.close_code, self.close_reason = code, reason
-            self.closed.set()
+        """Close the connection with this code; without one, what follows from the code is done at once."""
+        if self.connection is not None:
+            self.connection.close(code, reason)
+        elif code in FINAL:
+            self._later(self.finish(reason))
+        elif code == 1011:
+            self._later(self.leave())
 
-    async def finish(self) -> None:
-        """Cancel jobs, write what is left."""
-        self.closed.set()
-        metrics.SESSIONS.labels(self.place.owner[0]).dec()
-        now = time.monotonic()
+    def _later(self, coroutine) -> None:
+        task = asyncio.create_task(coroutine, name="ending")
+        self._last.add(task)
+        task.add_done_callback(self._last.discard)
+
+    def warn(self, seconds_left: int) -> None:
+        """Of a drain: those who opted in learn of it before."""
+        self.perform(self.session.warn(seconds_left, "drain", clock.now()))
+
+    # Connections come and go (protocol section 9, resume)
+
+    def connect(self, connection: Connection, outbox: Outbox) -> None:
+        """The first one."""
+        self.connection = connection
+        self.line.attach(outbox)
+
+    async def reconnect(self, connection: Connection, outbox: Outbox, last_event_id: str | None, tell_items: bool) -> None:
+        """A newer connection wins; the older is closed with 4409. Raises the errors of SessionRecords."""
+        if self.connection is not None:
+            self.connection.close(4409, "resumed_elsewhere")
+        self._cancel_timer(WINDOW)
+        self.connection, self.gone_at = connection, 0.0
+        self.line.detach()
+        self.perform(self.session.renew(clock.now()))
+        await self.recorder.flush(self.record)
+        await self.line.resume(outbox, self.flavoured(self.session.welcome()), last_event_id)
+        self.perform(self.session.pause(False, clock.now()))
+        if tell_items:
+            self.perform(self.session.tell_items(clock.now()))
+
+    async def hung_up(self, connection: Connection, code: int, reason: str) -> None:
+        """The connection is over, by the client (code 0) or by us."""
+        if self.connection is not connection:
+            return
+        if code:
+            await self.recorder.flush(self.record)
+            if self.line.outbox is not None:
+                await self.line.outbox.say_goodbye(code, reason)
+        if self.connection is not connection or self.over:
+            return
+        self.connection = None
+        self.line.detach()
+        if code in FINAL or code == 0 and reason == "client" or not self.window_s:
+            await self.finish(reason)
+        elif code in (1011, 1012):
+            await self.leave()
+        else:
+            self.end_reason = reason
+            self.wait_for_client()
+
+    def wait_for_client(self) -> None:
+        """Nobody is connected: as long as the window lasts."""
+        self.gone_at = clock.now()
+        self._cancel_timer(WINDOW)
+        self._timers[WINDOW] = asyncio.get_running_loop().call_later(self.window_s, self._window_over)
+
+    @property
+    def window_s(self) -> int:
+        return self.session.context.config.resume_window_s
+
+    def _window_over(self) -> None:
+        self._later(self.finish("resume_expired" if self.end_reason == "disconnected" else self.end_reason))
+
+    def _cancel_timer(self, name: str) -> None:
+        if old := self._timers.pop(name, None):
+            old.cancel()
+
+    def fenced(self) -> None:
+        """Another process took the session: nothing of it is written here any more."""
+        if self.over:
+            return
+        log.info("session %s was taken over", self.id)
+        self.store.abandon()
+        if self.connection is not None:
+            self.connection.close(4409, "resumed_elsewhere")
+        self._later(self._put_away())
+
+    async def leave(self) -> None:
+        """Hold it no longer; any process may go on with it within the window."""
+        await self.recorder.flush(self.record)
+        for lease in self.session.context.leases.values():
+            self.spawn(self.dispatch.bus.cancel(lease.job, "superseded"), "cancel")
         try:
-            for effect in self.session.close(self.close_reason, now):
-                if not isinstance(effect, (fx.Send, fx.SendAudio)):
-                    _CARRY_OUT[type(effect)](self, effect)
+            await self.recorder.records.leave(self.id, clock.now() + self.window_s + GRACE_S)
+        except ERRORS as error:
+            log.warning("session %s: redis is away (%s)", self.id, type(error).__name__)
+        await self.store.close()
+        await self.recorder.flush(self.record)
+        await self._put_away()
+
+    async def finish(self, reason: str, seen_at: float | None = None) -> None:
+        """It is over: jobs are cancelled, what is left is written, its keys go. `seen_at`: it lasted until its gateway was last seen."""
+        if self.over:
+            return
+        now = clock.now()
+        ended = min(now, seen_at or self.gone_at or now)
+        try:
+            self.perform(self.session.close(reason, now))
         except Exception:
             log.exception("closing")
+        self.record.owe("end", {"reason": reason, "session_ms": round((ended - self.about["began"]) * 1000), **self._written_by()})
+        self.over = True
+        await self.recorder.flush(self.record)
+        written = await self.store.close()
+        self.end_reason = reason
+        try:
+            if written:
+                await self.recorder.records.forget(self.id, self.record.token, self.place.owner[0])
+            else:
+                await self.recorder.records.leave(self.id, clock.now())
+        except ERRORS as error:
+            log.warning("session %s: its keys stay until they expire (%s)", self.id, type(error).__name__)
+        await self._put_away()
+
+    async def _put_away(self) -> None:
+        """Let go of all this process holds for it."""
+        self.over = self.record.over = True
+        if lives.get(self.id) is self:
+            del lives[self.id]
+        metrics.SESSIONS.labels(self.place.owner[0]).dec()
+        self.recorder.remove(self.record)
         for handle in self._timers.values():
             handle.cancel()
         for job_id in self._jobs:
             self.dispatch.forget(job_id)
-        if self.outbox is not None and self.close_code:
-            await self.outbox.say_goodbye(self.close_code, self.close_reason)
-        self.store.end(self.close_reason, self.lasted_ms())
-        await self.store.close()
         if self.trace:
-            self.trace.end(self.close_reason)
+            self.trace.end(self.end_reason)
         for task in [t for t in self._tasks if t.get_name() != "cancel"]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await patrol.leave(self.place)
 
 
 _CARRY_OUT = {

@@ -13,7 +13,6 @@ from voice.gateway import metrics
 
 config = settings.VOICE
 GOODBYE_S = 2
-HOLD_S = 0.25
 
 
 class Outbox:
@@ -21,12 +20,17 @@ class Outbox:
 
     def __init__(self, send: Callable[[dict], Awaitable[None]], cut: Callable[[], None]):
         self._send, self._cut = send, cut
-        self._frames: deque[str | asyncio.Future] = deque()
+        self._frames: deque[str] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._sending_since = 0.0
         self._over = False
+        self._budget = config.OUTPUT_BUFFER_BYTES
         self._tasks = [asyncio.create_task(self._write(), name="writer"), asyncio.create_task(self._watch(), name="writer watch")]
+
+    def grant(self, size: int) -> None:
+        """A replay is coming: the client may have this much more waiting."""
+        self._budget += size
 
     def put(self, frame: str) -> None:
         """Queue a frame."""
@@ -35,13 +39,8 @@ class Outbox:
         self._frames.append(frame)
         self._bytes += len(frame)
         self._wake.set()
-        if self._bytes > config.OUTPUT_BUFFER_BYTES:
+        if self._bytes > self._budget:
             self._give_up()
-
-    def hold(self, safe: asyncio.Future) -> None:
-        """What is put from now on leaves when this is done, or after HOLD_S: a client learns of a turn that will not be forgotten."""
-        if not self._over:
-            self._frames.append(safe)
 
     def _give_up(self) -> None:
         metrics.CUT.labels("slow_reader").inc()
@@ -61,9 +60,6 @@ class Outbox:
                 await self._wake.wait()
                 continue
             frame = self._frames.popleft()
-            if not isinstance(frame, str):
-                await asyncio.wait((frame,), timeout=HOLD_S)
-                continue
             self._sending_since = time.monotonic()
             try:
                 await self._send({"type": "websocket.send", "text": frame})
@@ -79,7 +75,7 @@ class Outbox:
                 return self._give_up()
 
     async def say_goodbye(self, code: int, reason: str) -> None:
-        """Let the last frames out, then the close; a client that takes neither is left to the server's own deadline."""
+        """Let the last frames out, then the close (none for code 0); a client that takes neither is left to the server's own deadline."""
         until = time.monotonic() + GOODBYE_S
         while (self._frames or self._sending_since) and time.monotonic() < until:
             await asyncio.sleep(0.01)

@@ -18,10 +18,20 @@ def main() -> None:
     import uvicorn
     from django.conf import settings
 
+    class Server(uvicorn.Server):
+        """uvicorn's, which finishes running turns before it closes."""
+
+        async def shutdown(self, sockets=None) -> None:
+            from voice.gateway.drain import drain
+
+            await drain()
+            await super().shutdown(sockets)
+
     voice = settings.VOICE
-    uvicorn.run("config.asgi:gateway", host=options.host, port=options.port, ws="voice.gateway.socket:RealtimeProtocol", loop="uvloop", http="httptools",
+    wanted = uvicorn.Config("config.asgi:gateway", host=options.host, port=options.port, ws="voice.gateway.socket:RealtimeProtocol", loop="uvloop", http="httptools",
                 ws_max_size=voice.MAX_FRAME_BYTES, ws_ping_interval=voice.PING_SECONDS, ws_ping_timeout=2 * voice.PING_SECONDS,
                 ws_per_message_deflate=voice.WEBSOCKET_COMPRESSION, timeout_graceful_shutdown=GRACE_S, access_log=False, log_config=None, server_header=False)  # fmt: skip
+    Server(wanted).run()
 
 
 if __name__ == "__main__":

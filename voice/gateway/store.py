@@ -1,9 +1,8 @@
 """The only file of the gateway that writes to the database: a bounded queue per session, emptied in the background.
 
-A turn never waits for the database. What cannot be written is tried again with back-off until the session's end and then for
-CLOSE_S more. Turns and the session's end lie in the journal until they are written, so that what this process cannot write, or does
-not live to, another one does; of the rest what is lost is logged by name and id (never its text). A write that the database refuses
-for what it holds is set aside at once, so that it does not hold up the others.
+A turn never waits for the database. What cannot be written is tried again with back-off until the session's end and then for CLOSE_S more; after that it
+stays in the session's journal in Redis, from which another process writes it later (resume.py, apps/usage/journal.py). A write that the database refuses for what it holds
+is set aside at once, so that it does not hold up the others.
 """
 
 from __future__ import annotations
@@ -12,19 +11,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import DataError, IntegrityError, transaction
 from django.db import Error as DatabaseError
 
 from apps.common.errors import VivavoceError
-from apps.conversations.services import item_save
 from apps.tenants.context import Bound, in_tenant
-from apps.usage.services import session_end, session_open, turn_record
-from voice.core.effects import RecordTurn, SaveItem
-from voice.gateway.journal import journal
+from apps.usage.journal import entry_write
 
 log = logging.getLogger("voice.store")
 
@@ -35,80 +30,51 @@ MAX_DELAY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    call: Callable[..., None]  # a service of the noun apps, safe to repeat
-    values: dict[str, Any]
-    name: str = ""  # for logs
-    field: str = ""  # where it lies in the journal
+class Owed:
+    """One entry of a session's journal (apps/usage/journal.py)."""
+
+    number: int
+    kind: str
+    fields: dict[str, Any]
+
+    def __str__(self) -> str:
+        """Which write it is, without its content."""
+        about = self.fields.get("item") or self.fields.get("turn") or {}
+        return f"{self.kind} {about.get('id') or about.get('turn_id') or ''}"
 
 
 class Store:
-    def __init__(self, tenant: Bound, session_id: str):
-        self._tenant, self._session_id = tenant, session_id
-        self._opened: dict[str, Any] = {}  # what the session's row says
-        self._who: dict[str, str] = {}  # agent and key, for the ledger
-        self._waiting: deque[Write] = deque()
+    """`settled(upto)` is told when the database has all entries before that number; `ours()` says whether the session is still this process's to write."""
+
+    def __init__(self, tenant: Bound, session_id: str, settled: Callable[[int], None], ours: Callable[[], bool]):
+        self._tenant, self._session_id, self._settled, self._ours = tenant, session_id, settled, ours
+        self._waiting: deque[Owed] = deque()
         self._wake = asyncio.Event()
         self._closing = False
         self._batch = BATCH
-        self._puts: set[asyncio.Task] = set()
         self._task = asyncio.create_task(self._write(), name=f"store {session_id}")
 
-    def open(self, **fields: Any) -> None:
-        self._opened = {"session_id": self._session_id, **fields}
-        self._who = {"agent_id": fields["agent_id"], "key_id": fields["key_id"]}
-        self._put(Write(session_open, self._opened, "session"))
-
-    def save_item(self, effect: SaveItem) -> None:
-        values = {"session_id": self._session_id, "item": effect.item, "previous_item_id": effect.previous_item_id, "deleted": effect.deleted}
-        self._put(Write(item_save, values, f"item {effect.item['id']}"))
-
-    def record_turn(self, effect: RecordTurn, session_ms: int) -> asyncio.Future:
-        """Done when the turn is safe from this process' end. `session_ms`: how long the session has lasted."""
-        values = {"turn": asdict(effect), "session_ms": session_ms}
-        return self._put_safely(turn_record, values, values, effect.turn_id)
-
-    def end(self, reason: str, session_ms: int) -> asyncio.Future:
-        values = {"reason": reason, "session_ms": session_ms}
-        return self._put_safely(session_end, values, {"end": values}, "end")
-
-    def about(self, session_ms: int) -> dict[str, Any]:
-        """What ends the session if nobody holds it any more; see Journal.seen."""
-        return {**self._origin(), "session_ms": session_ms}
-
-    def _origin(self) -> dict[str, Any]:
-        tenant = self._tenant
-        return {"tenant": [tenant.tenant_id, tenant.schema, tenant.slug], "open": self._opened}
-
-    def _put_safely(self, call: Callable[..., None], values: dict[str, Any], record: dict[str, Any], name: str) -> asyncio.Future:
-        """Queue it, and lay it into the journal until it is written."""
-        field = f"{self._session_id}/{name}"
-        self._put(Write(call, {"session_id": self._session_id, "at": datetime.now(UTC), **values, **self._who}, name, field))
-        task = asyncio.create_task(journal().put(field, {**self._origin(), **record}), name="journal")
-        self._puts.add(task)
-        task.add_done_callback(self._puts.discard)
-        return task
-
-    def _put(self, write: Write) -> None:
+    def put(self, number: int, kind: str, fields: dict[str, Any]) -> None:
         if len(self._waiting) >= QUEUE:
-            log.error("store: %s has %d writes waiting; dropped %s", self._session_id, QUEUE, self._waiting.popleft().name)
-        self._waiting.append(write)
+            log.error("store: %s has %d writes waiting; dropped %s", self._session_id, QUEUE, self._waiting.popleft())
+        self._waiting.append(Owed(number, kind, fields))
         self._wake.set()
 
-    async def seen(self, session_ms: int) -> None:
-        """Tell the journal that the session is live; the patrol says it again and again."""
-        await journal().seen({self._session_id: self.about(session_ms)})
-
-    async def close(self) -> None:
-        """Write what is left."""
+    async def close(self) -> bool:
+        """Write what is left. False when something is."""
         self._closing = True
         self._wake.set()
         try:
             await asyncio.wait_for(self._task, CLOSE_S)
         except TimeoutError:
-            for write in self._waiting:
-                log.error("store: %s: not written: %s%s", self._session_id, write.name, " (it lies in the journal)" if write.field else "")
-        await journal().gone(self._session_id)
+            for owed in self._waiting:
+                log.error("store: %s: not written: %s", self._session_id, owed)
+        return not self._waiting
+
+    def abandon(self) -> None:
+        """Another process writes from now on."""
+        self._waiting.clear()
+        self._task.cancel()
 
     async def _write(self) -> None:
         delay = 0.05
@@ -119,14 +85,18 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            if not self._ours():
+                await asyncio.sleep(0.5)
+                continue
             batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             try:
-                await in_tenant(self._tenant, _apply, batch)
+                await in_tenant(self._tenant, _apply, self._session_id, batch)
                 delay, self._batch = 0.05, BATCH
-                await self._written(batch)
+                self._settled(batch[-1].number + 1)
             except (DataError, IntegrityError, VivavoceError) as error:
                 if len(batch) == 1:
-                    log.error("store: %s: the database refuses %s: %s", self._session_id, batch[0].name, type(error).__name__)
+                    log.error("store: %s: the database refuses %s: %s", self._session_id, batch[0], type(error).__name__)
+                    self._settled(batch[0].number + 1)
                 else:  # one of them is bad: find it by writing them one at a time
                     self._waiting.extendleft(reversed(batch))
                     self._batch = 1
@@ -136,13 +106,8 @@ class Store:
                 await asyncio.sleep(delay)
                 delay = min(MAX_DELAY_S, delay * 2)
 
-    async def _written(self, batch: list[Write]) -> None:
-        if fields := [write.field for write in batch if write.field]:
-            await asyncio.gather(*self._puts)  # else one that comes late would stay
-            await journal().drop(fields)
 
-
-def _apply(batch: list[Write]) -> None:
+def _apply(session_id: str, batch: list[Owed]) -> None:
     with transaction.atomic():
-        for write in batch:
-            write.call(**write.values)
+        for owed in batch:
+            entry_write(session_id=session_id, kind=owed.kind, fields=owed.fields)

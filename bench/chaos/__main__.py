@@ -1,0 +1,47 @@
+"""`python -m bench.chaos [--quick] [--only NAME]`: each part prints its table and writes var/reports/chaos-*.json as it goes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.chaos import gateways, stores, workers
+from bench.chaos.ground import Ground
+
+# name -> (what, full, quick)
+PARTS = {
+    "gateway": (gateways.kill, 50, 3),
+    "drain": (gateways.drain, 20, 2),
+    "worker-kill": (workers.kill, 50, 2),
+    "worker-freeze": (workers.freeze, 10, 1),
+    "redis": (lambda ground, times: stores.restarts(ground, times, "redis"), 20, 2),
+    "postgres": (lambda ground, times: stores.restarts(ground, times, "postgres"), 20, 2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few of each")
+    parser.add_argument("--only", default="", help=f"comma-separated parts of {', '.join(PARTS)}")
+    parser.add_argument("--times", type=int, default=0, help="how often each is done")
+    options = parser.parse_args()
+    from apps.tenants.context import bound_public
+
+    names = options.only.split(",") if options.only else list(PARTS)
+    if unknown := set(names) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    ground, good = Ground(), True
+    with bound_public():
+        try:
+            ground.start()
+            for name in names:
+                run, full, quick = PARTS[name]
+                print(f"== {name}", flush=True)
+                good &= run(ground, options.times or (quick if options.quick else full))
+        finally:
+            ground.stop()
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The product on servers that keep what they were given, and the pieces all parts of the chaos runs share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tests import conftest  # chooses ports and sets the environment before Django loads
+from tests.e2e.client import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORTS = ROOT / "var" / "reports"
+VOICE = {"audio": {"output": {"voice": "echo"}}}
+
+
+def p(values: list[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
+
+
+class Ground:
+    """Servers, gateways, workers and one workspace; gateways by name -> (address, process)."""
+
+    def start(self, gateways: int = 2, workers: int = 2) -> None:
+        from apps.tenants.bootstrap import prepare
+        from tests.infrastructure import STAGES, Stack
+
+        for server in (conftest._postgres, conftest._redis):
+            if server is not None:
+                server.durable = True
+                server.start()
+        prepare()
+        self.stack = Stack(conftest.WORK)
+        self.stack.start()
+        self.gateways: dict[str, str] = {"gateway": self.stack.realtime}
+        for _ in range(gateways - 1):
+            self.add_gateway()
+        for stage in STAGES:
+            for _ in range(workers - 1):
+                self.stack.start_worker(stage)
+            self.stack.wait_workers(stage, workers)
+        self.tenant, self.key = self.stack.new_tenant("chaos")
+
+    def stop(self) -> None:
+        self.stack.stop()
+        for server in (conftest._postgres, conftest._redis):
+            if server is not None:
+                server.stop()
+
+    def add_gateway(self) -> str:
+        url, _ = self.stack.extra_gateway()
+        name = f"gateway-{self.stack._count}"
+        self.gateways[name] = url
+        return name
+
+    def process(self, name: str):
+        return self.stack.processes[name]
+
+    def drop_gateway(self, name: str) -> None:
+        self.stack.processes.pop(name).wait(30)
+        del self.gateways[name]
+
+    def client(self, url: str) -> Client:
+        return Client(url, self.key)
+
+    def written(self, session_id: str) -> dict[str, Any]:
+        """What PostgreSQL has of a session."""
+        from apps.conversations.models import Item, TurnTrace, VoiceSession
+        from apps.tenants.context import bound
+        from apps.usage.models import UsageEntry
+
+        with bound(self.tenant):
+            return {
+                "state": VoiceSession.objects.filter(pk=session_id).values_list("state", flat=True).first(),
+                "items": list(Item.objects.filter(session_id=session_id).values_list("item_id", flat=True)),
+                "turns": list(TurnTrace.objects.filter(session_id=session_id).values_list("response_id", flat=True)),
+                "usage": list(UsageEntry.objects.filter(session_id=session_id).values_list("turn_id", "meter")),
+            }
+
+
+def owed(client: Client) -> tuple[set[str], set[str]]:
+    """(items, responses) a client was told are done: PostgreSQL owes them all."""
+    items = {e["item"]["id"] for e in client.events if e["type"] == "conversation.item.done"}
+    return items, {e["response"]["id"] for e in client.events if e["type"] == "response.done"}
+
+
+async def lost(ground: Ground, client: Client, wait_s: float = 10) -> dict[str, int]:
+    """What of it is not there, or there twice, after a moment."""
+    return await asyncio.to_thread(_lost, ground, client, wait_s)
+
+
+def _lost(ground: Ground, client: Client, wait_s: float) -> dict[str, int]:
+    items, turns = owed(client)
+    until = time.monotonic() + wait_s
+    while True:
+        found = ground.written(client.events[0]["session"]["id"])
+        billed = {turn for turn, _ in found["usage"]}
+        missing = {"items": len(items - set(found["items"])), "turns": len(turns - set(found["turns"])),
+                   "doubled": sum(len(v) - len(set(v)) for v in (found["items"], found["turns"], found["usage"])),
+                   "usage": max(0, len(set(found["turns"])) - len(billed - {""}))}  # fmt: skip
+        if not any(missing.values()) or time.monotonic() > until:
+            return missing
+        time.sleep(0.2)
+
+
+def report(name: str, rows: list[tuple[str, str, str]], numbers: dict[str, Any]) -> None:
+    """Print (what, found, bar) and write var/reports/<name>.json."""
+    widths = [max(len(row[i]) for row in [("what", "found", "bar"), *rows]) for i in range(3)]
+    for row in [("what", "found", "bar"), *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    value = {"at": time.time(), "cores": os.cpu_count(), "rows": [dict(zip(("what", "found", "bar"), row, strict=True)) for row in rows], "numbers": numbers}
+    (REPORTS / f"{name}.json").write_text(json.dumps(value, indent=1))

@@ -1,0 +1,94 @@
+"""A lost line costs the caller nothing (protocol section 9): the session goes on in the same gateway or in another one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.e2e.client import Client, Refused
+from tests.e2e.test_worker_loss import alike
+
+VOICE = {"audio": {"output": {"voice": "echo"}}}
+
+
+async def spoken(client: Client, enough: float) -> None:
+    """Receive until so many seconds of speech are here."""
+    while len(client.audio()) < enough * 48000:
+        await client.next()
+
+
+async def test_the_first_event_tells_how_to_come_back(dial):
+    async with dial() as client:
+        created = client.events[0]
+        assert created["resumption"] == {"enabled": True, "window_s": 120, "session_id": created["session"]["id"]}
+
+
+async def test_an_answer_goes_on_where_the_line_broke(dial):
+    async with dial() as client:
+        await client.type("count to ten", **VOICE)
+        await spoken(client, 1)
+        await client.vanish()
+        await asyncio.sleep(1.0)  # a second of the answer comes meanwhile
+        created = await client.resume()
+        assert created["session"]["id"] == client.events[0]["session"]["id"]
+        assert created["resumption"]["resumed"] is True and created["resumption"]["replayed"] > 0 and created["resumption"]["gap"] is False
+        done = await client.answer()
+        assert done["status"] == "completed"
+        client.order.finished()
+        assert client.text() == done["output"][0]["content"][0]["transcript"]
+
+
+async def test_another_gateway_goes_on_after_kill_9(stack, caller):
+    """Two gateways; the one with the session is killed in the middle of an answer."""
+    victim, process = stack.extra_gateway()
+    async with Client(stack.realtime, caller[1]) as whole:
+        await whole.type("count to ten", **VOICE)
+        await whole.answer()
+    async with Client(victim, caller[1]) as client:
+        await client.send("session.update", session={"instructions": "Count when asked.", **VOICE})
+        await client.wait("session.updated")
+        settings = client.events[-1]["session"]
+        await client.type("count to ten", **VOICE)
+        await spoken(client, 2.5)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await client.next()
+        created = await client.resume(stack.realtime)
+        assert created["resumption"]["gap"] is False
+        assert {k: v for k, v in created["session"].items() if k != "expires_at"} == {k: v for k, v in settings.items() if k != "expires_at"}
+        done = await client.answer()
+        assert done["status"] == "completed"
+        client.order.finished()
+        assert client.text() == whole.text()
+        assert abs(len(client.audio()) - len(whole.audio())) < 0.1 * 48000 and alike(client.audio(), whole.audio()) > 0.85
+        await client.type("hello", output_modalities=["text"])
+        assert (await client.answer())["status"] == "completed"
+
+
+async def test_the_newer_connection_wins(dial, stack, caller):
+    other, _ = stack.extra_gateway()
+    async with dial() as client:
+        for url in (stack.realtime, other):
+            old = client.socket
+            await client.resume(url)
+            await asyncio.wait_for(old.wait_closed(), 5)
+            assert old.close_code == 4409
+        await client.type("hello", output_modalities=["text"])
+        assert (await client.answer())["status"] == "completed"
+
+
+async def test_who_may_not_come_back(stack, caller, dial):
+    async with dial() as client:
+        session_id = client.events[0]["session"]["id"]
+        with pytest.raises(Refused) as refused:
+            await Client.connect(stack.realtime, caller[1], "session_id=sess_unknown")
+        assert (refused.value.status, refused.value.code) == (404, "session_not_found")
+    await asyncio.sleep(0.5)  # it was closed by its client: over
+    with pytest.raises(Refused) as refused:
+        await Client.connect(stack.realtime, caller[1], f"session_id={session_id}")
+    assert (refused.value.status, refused.value.code) == (410, "session_resume_expired")
