@@ -47,6 +47,7 @@ class Load:
         self._marks.append((wall, cpu))
         metrics.LOOP_LATE.set(self.late_ms / 1000)
         metrics.CORE_SHARE.set(self.share)
+        metrics.TASKS.set(len(asyncio.all_tasks()))
 
     @property
     def late_ms(self) -> float:

@@ -9,6 +9,7 @@ from voice.core.effects import RecordTurn
 _MS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SESSIONS = Gauge("voice_sessions", "Live realtime sessions", ["tenant"])
 LOOP_LATE = Gauge("voice_loop_late_seconds", "How late the event loop is, 90th percentile of 3 s")
+TASKS = Gauge("voice_tasks", "asyncio tasks of this process")
 CORE_SHARE = Gauge("voice_core_share", "Share of one core this process uses, over 3 s")
 RESTORE = Histogram("voice_restore_seconds", "A session taken over from another gateway", buckets=_MS)
 EVENTS_IN = Counter("voice_client_events_total", "Client events received", ["type"])
