@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 
 from voice.audio.endpointing import Endpointer, Endpointing
-from voice.audio.vad import RATE_HZ, WINDOW, WINDOW_MS, Vad
+from voice.audio.vad import RATE_HZ, WINDOW, WINDOW_MS, Loudness, Vad
 from voice.core.speech import SpeechEdge
 
 INPUT_HZ = 24000
@@ -19,8 +19,9 @@ NO_EDGES: Sequence[SpeechEdge] = ()
 class Detector:
     """`settings`: the session's turn_detection, None = off. Positions count all audio pushed since the start."""
 
-    def __init__(self, settings: dict[str, Any] | None, gate_db: float = -55.0):
-        self._vad = Vad(gate_db)
+    def __init__(self, settings: dict[str, Any] | None, gate_db: float = -55.0, by_loudness: bool = False):
+        """`by_loudness`: without the model. Raises what loading the model raises."""
+        self._vad = Loudness(gate_db) if by_loudness else Vad(gate_db)
         self._endpointer: Endpointer | None = None
         self._bytes = 0
         self.configure(settings, reset=True)

@@ -105,3 +105,19 @@ class Vad:
         call.run()
         self._h[:], self._c[:] = call.hn, call.cn
         return call.chances.tolist()
+
+
+class Loudness:
+    """Speech by level alone, for when the model cannot be used: what is SPEECH_DB above the gate. Any loud noise counts as speech."""
+
+    SPEECH_DB = 15.0
+
+    def __init__(self, gate_db: float = -55.0):
+        self._gate = 10 ** (((gate_db or -55.0) + self.SPEECH_DB) / 20)
+
+    def reset(self) -> None:
+        """It remembers nothing."""
+
+    def chances(self, windows: np.ndarray) -> list[float]:
+        """As Vad's: 1.0 or 0.0."""
+        return (np.sqrt((windows**2).mean(axis=1)) >= self._gate).astype(float).tolist()

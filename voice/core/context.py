@@ -21,6 +21,7 @@ LEASE_CHECK_S = 0.1
 class Context:
     def __init__(self, config: SessionConfig, ids: Callable[[str], str], notices: Notices = no_notices):
         self.config, self.notices = config, notices
+        self.healthy: Callable[[tuple[str, str, str]], bool] = lambda engine: True  # the shell knows which (stage, engine, model) are down
         self.settings = Settings(config)
         self.conversation = Conversation(config.max_items, config.max_text_chars)
         self.conversation_id = f"conv_{config.session_id.removeprefix('sess_')}"  # one for one: a client may resume by either
@@ -67,15 +68,35 @@ class Context:
                  worker_deadline_ms: int | None = None, ahead: bool = False) -> Lease:  # fmt: skip
         """Open a job of the session's engine for `stage`; `deadline_ms` counts from now. `ahead`: it may come to nothing."""
         config = self.config
-        engine, model = self.settings.engine(str(stage))
+        (engine, model), refused = self._choose(stage)
         job = Job(self.ids("job"), 1, stage, config.session_id, engine, model, worker_deadline_ms or deadline_ms, params)
         lease = Lease(job, owner, self.now, self.now + deadline_ms / 1000, self.now + config.start_deadline_ms / 1000,
                       self.now + config.wait_deadline_ms / 1000, feeds=list(feeds))  # fmt: skip
         self.leases[job.id] = lease
         if len(self.leases) == 1:
             self.watch_leases()
-        self.do(OpenJob(job, feeds, ahead))
+        self.do(OpenJob(job, feeds, ahead, refused=refused))
         return lease
+
+    def _choose(self, stage: Stage) -> tuple[tuple[str, str], bool]:
+        """(engine and model for a job; are both the session's own and its fallback down?)"""
+        own = self.settings.engine(str(stage))
+        if self.healthy((str(stage), *own)):
+            return own, False
+        other = self._fallback(stage, own)
+        return (other or own), other is None
+
+    def _fallback(self, stage: Stage, now: tuple[str, str]) -> tuple[str, str] | None:
+        other = tuple(self.config.fallbacks.get(str(stage), ()))
+        return other if len(other) == 2 and other != now and self.healthy((str(stage), *other)) else None
+
+    def can_fall_back(self, lease: Lease) -> bool:
+        return tuple(self.config.fallbacks.get(str(lease.job.stage), ())) not in ((), (lease.job.engine, lease.job.model))
+
+    def fall_back(self, lease: Lease, feeds: tuple[Feed, ...], **params: Any) -> bool:
+        """The work goes to the fallback of its stage. False where there is none, or it is the one that failed."""
+        other = self._fallback(lease.job.stage, (lease.job.engine, lease.job.model))
+        return other is not None and self.reopen(lease, feeds, to=other, **params)
 
     def watch_leases(self) -> None:
         """Look at the leases again in a moment, while there are any."""
@@ -97,10 +118,10 @@ class Context:
         if cancel:
             self.do(CancelJob(lease.job, cancel))
 
-    def reopen(self, lease: Lease, feeds: tuple[Feed, ...], keep: bool = True, **params: Any) -> bool:
+    def reopen(self, lease: Lease, feeds: tuple[Feed, ...], keep: bool = True, to: tuple[str, str] | None = None, **params: Any) -> bool:
         """The next attempt of a lost job. False when it had its chances already."""
         config = self.config
-        job = lease.reopen(self.now, config.start_deadline_ms / 1000, config.wait_deadline_ms / 1000, **params)
+        job = lease.reopen(self.now, config.start_deadline_ms / 1000, config.wait_deadline_ms / 1000, to, **params)
         if job is None:
             return False
         lease.feeds = list(feeds) if keep else []

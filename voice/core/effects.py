@@ -28,8 +28,9 @@ class SendAudio:
 class OpenJob:
     job: Job
     feeds: tuple[Feed, ...] = ()  # input known already; written before the job is submitted
-    counted: bool = False  # against the limits, by the process that opened it first
     ahead: bool = False  # may come to nothing: not counted against limits before CountJob
+    counted: bool = False  # against the limits, by the process that opened it first
+    refused: bool = False  # its engine is down and nothing can take over: it is lost at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ class CountJob:
 
     job: Job
     audio_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFault:
+    """The engine of this job did not do its work: counted by the circuit breakers."""
+
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ VoiceError
 
 from __future__ import annotations
 
+LIMITED = ("rate_limit_exceeded", "insufficient_quota")  # codes of apps.common.errors.RateLimited: no fault of an engine
+
 
 class VoiceError(Exception):
     """Base of all errors of the voice core."""

@@ -14,6 +14,7 @@ from voice.core.jobs import SILENT_LEASE_MS, Chunk, ChunkKind, Feed, Job
 from voice.core.states import LEASE, LeaseState, advance
 
 MAX_ATTEMPTS = 3  # two: on a starved machine a healthy worker was seen to fall silent twice in one answer
+STUCK_S = 3.5  # a language model that says nothing for so long is given up where another can take over
 STALL_S = 0.05  # a timer this late is ordinary
 
 
@@ -70,6 +71,10 @@ class Lease:
             return now - self.heard_at > SILENT_LEASE_MS / 1000
         return now > self.wait_until
 
+    def stuck(self, now: float) -> bool:
+        """Held for long, and nothing came of it: the worker lives, its engine does not answer."""
+        return self.state is LeaseState.HELD and self.next_seq <= 1 and now - self.started_at > STUCK_S
+
     def unclaimed(self, now: float) -> bool:
         """Time to hand the job out again; from now on half as often."""
         if self.state is LeaseState.HELD or now <= self.start_by:
@@ -77,11 +82,12 @@ class Lease:
         self.start_by = now + 2 * (now - self.opened_at)
         return True
 
-    def reopen(self, now: float, start_s: float, wait_s: float, **params) -> Job | None:
-        """The same job as attempt + 1 with changed params; None when there is no attempt left."""
-        if self.job.attempt >= MAX_ATTEMPTS:
+    def reopen(self, now: float, start_s: float, wait_s: float, to: tuple[str, str] | None = None, **params) -> Job | None:
+        """The same job as attempt + 1 with changed params, `to` another (engine, model); None when there is no attempt left."""
+        if to is None and self.job.attempt >= MAX_ATTEMPTS:
             return None
-        self.job = replace(self.job, attempt=self.job.attempt + 1, params={**self.job.params, **params})
+        engine, model = to or (self.job.engine, self.job.model)
+        self.job = replace(self.job, attempt=self.job.attempt + 1, engine=engine, model=model, params={**self.job.params, **params})
         self.state = advance(LEASE, self.state, LeaseState.OPENED)
         self.next_seq, self.heard_at, self.opened_at = 0, now, now
         self.start_by, self.wait_until = now + start_s, now + wait_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from voice.core.chunker import Chunker
 from voice.core.context import Context
 from voice.core.conversation import Entry, Sentence, Spoken, llm_messages, shown
 from voice.core.effects import ClearTimer, CountJob, RecordTurn, SendAudio, SetTimer
+from voice.core.errors import LIMITED
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
 from voice.core.leases import Lease
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 PACE_AHEAD_S = 2.0  # audio is sent at most this far ahead of its playing
 FEED_AHEAD = 2  # sentences given to the speech engine beyond the one being sent
-LIMITED = ("rate_limit_exceeded", "insufficient_quota")  # codes of apps.common.errors.RateLimited
 PIECE = 100 * BYTES_PER_MS  # of prepared sound in one event
 TTS_JOB_MS = 15 * 60 * 1000  # a long answer holds its worker as long as it is spoken
 
@@ -158,8 +159,10 @@ class Response:
             self.lease_failed(lease, chunk.name or "engine_error", chunk.text, retry=bool(chunk.meta.get("retryable")))
 
     def lease_failed(self, lease: Lease, code: str, message: str, *, retry: bool) -> None:
-        """The worker is gone or gave up: once more where that can help, else the response ends failed."""
-        if retry and (self._reopen_llm() if lease is self.llm else self._reopen_tts()):
+        """The worker is gone or gave up: once more, or another engine, where that can help, else without it."""
+        again = self._reopen_llm if lease is self.llm else self._reopen_tts
+        gone = code == "lease_lost"  # of a worker, which says nothing of its engine
+        if code not in LIMITED and (gone and retry and again(self.context.reopen) or again(self.context.fall_back) or retry and again(self.context.reopen)):
             return
         names = {Stage.LLM: "language model", Stage.TTS: "speech synthesis"}
         if code == "lease_lost":
@@ -258,14 +261,14 @@ class Response:
         for sentence in self.message.entry.spoken.sentences:
             sentence.final = True
 
-    def _reopen_llm(self) -> bool:
-        return self.context.reopen(self.llm, (), prefix=self.message.text if self.message else "")
+    def _reopen_llm(self, reopen: Callable[..., bool]) -> bool:
+        return reopen(self.llm, (), prefix=self.message.text if self.message else "")
 
-    def _reopen_tts(self) -> bool:
+    def _reopen_tts(self, reopen: Callable[..., bool]) -> bool:
         """Sentences whose audio is complete are not said again; of the broken one only what is missing is kept."""
         message = self.message
         if message is None:
-            return self.context.reopen(self.tts, ())
+            return reopen(self.tts, ())
         sentences = message.entry.spoken.sentences
         first = next((i for i, s in enumerate(sentences[: message.fed]) if not s.final), message.fed)
         if first < message.fed:
@@ -273,7 +276,7 @@ class Response:
         feeds = tuple(Feed(i, sentences[i].text) for i in range(first, message.fed) if not sentences[i].final)
         if message.last_fed:
             feeds += (Feed(message.fed, last=True),)
-        return self.context.reopen(self.tts, feeds)
+        return reopen(self.tts, feeds)
 
     def _text(self, text: str) -> None:
         if not text:

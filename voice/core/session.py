@@ -15,7 +15,7 @@ from voice.core import events, g711, snapshot
 from voice.core.context import Context
 from voice.core.conversation import Entry, shown
 from voice.core.draft import Draft
-from voice.core.effects import CancelJob, ClearTimer, Close, Effect, OpenJob, SetTimer, SetTurnDetection
+from voice.core.effects import CancelJob, ClearTimer, Close, Effect, EngineFault, OpenJob, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.floor import Floor
 from voice.core.input_audio import BYTES_PER_MS
@@ -100,6 +100,19 @@ class Session:
         """The connection will end: ext.session.expiring, for clients that opted in."""
         context = self._at(now)
         self._warn(seconds_left, reason)
+        return context.take()
+
+    def degraded(self, component: str, now: float, *, mode: str, fallback: str | None, since: float, retry_after_ms: int) -> list[Effect]:
+        """ext.degraded, for clients that opted in. `mode`: fallback or unavailable; `since`: unix seconds."""
+        context = self._at(now)
+        if context.settings.extensions:
+            context.send("ext.degraded", component=component, mode=mode, fallback=fallback, since=int(since), retry_after_ms=retry_after_ms)
+        return context.take()
+
+    def recovered(self, component: str, now: float) -> list[Effect]:
+        context = self._at(now)
+        if context.settings.extensions:
+            context.send("ext.recovered", component=component)
         return context.take()
 
     def tell_items(self, now: float) -> list[Effect]:
@@ -317,9 +330,15 @@ class Session:
             if lease.job.id not in context.leases:
                 continue
             lease.forgive(stalled)
-            if context.now > lease.deadline:
+            if lease.job.stage is Stage.LLM and lease.stuck(context.now) and context.can_fall_back(lease):
+                context.do(EngineFault(lease.job))
+                self._owner(lease).lease_failed(lease, "llm_unavailable", "The language model does not answer.", retry=True)
+            elif context.now > lease.deadline:
+                context.do(EngineFault(lease.job))
                 self._owner(lease).lease_failed(lease, "deadline_exceeded", f"No {lease.job.stage} result in time.", retry=False)
             elif lease.lost(context.now):
+                if lease.state is not LeaseState.HELD:
+                    context.do(EngineFault(lease.job))
                 why = "fell silent" if lease.state is LeaseState.HELD else "did not begin"
                 self._owner(lease).lease_failed(lease, "lease_lost", f"The {lease.job.stage} worker {why}; try again in a moment.",
                                                 retry=lease.state is LeaseState.HELD)  # fmt: skip

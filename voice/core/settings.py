@@ -32,6 +32,7 @@ class SessionConfig:
     server_tools: dict[str, str] = field(default_factory=dict)  # function name -> what the shell calls for it; clients do not see it
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)  # agents known by id: the patch each stands for
     pipelines: dict[str, dict[str, str]] = field(default_factory=dict)  # model name -> {stt_engine, stt_model, …}
+    fallbacks: dict[str, list[str]] = field(default_factory=dict)  # stage -> [engine, model] that takes over when the session's own fails
     extensions: bool = False
     strict: bool = False  # unknown settings are refused
     preemptive: bool = True  # begin the answer at a short silence and hold it until the turn is certainly over

@@ -37,7 +37,7 @@ CLASSES = {
               Spoken, StableText, Stage, Utterance, Waterfall)
 }  # fmt: skip
 # plain JSON that is copied as it is
-RAW = {"item", "values", "tools", "tool_choice", "metadata", "details", "truncation", "turn_detection", "prompts", "pipelines", "server_tools"}
+RAW = {"item", "values", "tools", "tool_choice", "metadata", "details", "truncation", "turn_detection", "prompts", "pipelines", "server_tools", "fallbacks"}
 LEFT_OUT = {"context", "listeners"}
 # sound that is made again, and what was fed for it
 FRESH: dict[tuple[str, str], Callable[[], Any]] = {("Message", "queue"): deque, ("Lease", "feeds"): list, ("Notice", "pcm"): bytes,

@@ -10,7 +10,7 @@ from voice.core import turn_end
 from voice.core.context import Context
 from voice.core.conversation import Entry, shown
 from voice.core.effects import CountJob, EndTurnAfter, SetTurnDetection
-from voice.core.errors import ProtocolError
+from voice.core.errors import LIMITED, ProtocolError
 from voice.core.hearing import EAGER_FEED_MS, FEED_MS, Hearing, StableText
 from voice.core.input_audio import BYTES_PER_MS, InputAudio
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
@@ -298,7 +298,10 @@ class Turns:
         if utterance is None:
             return
         feeds = (Feed(0, pcm=utterance.audio, last=True),) if utterance.audio else tuple(lease.feeds)
-        if retry and self.context.reopen(lease, feeds):
+        gone = code == "lease_lost"
+        if gone and retry and self.context.reopen(lease, feeds) or code not in LIMITED and self.context.fall_back(lease, feeds):
+            return
+        if retry and not gone and self.context.reopen(lease, feeds):
             return
         self.context.end_lease(lease, "superseded")
         code = "stt_unavailable" if code == "lease_lost" else code

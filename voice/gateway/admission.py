@@ -19,8 +19,7 @@ RETRY_AFTER_S = 2
 SAMPLE_S = 0.1
 SAMPLES = 30  # 3 s
 FULL = 0.92  # of a core
-BUSY, LATE_MS = 0.6, 40.0  # this much of a core and this late, 90th percentile
-STARVED_MS = 250.0  # late with little work: the machine has no time for us
+BUSY, LATE_MS = 0.6, 60.0  # this much of a core and this late, 90th percentile
 
 
 class Load:
@@ -64,7 +63,7 @@ class Load:
 
     @property
     def full(self) -> bool:
-        return self.share > FULL or self.share > BUSY and self.late_ms > LATE_MS or self.late_ms > STARVED_MS
+        return self.share > FULL or self.share > BUSY and self.late_ms > LATE_MS
 
 
 class Admission:

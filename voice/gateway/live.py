@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -25,7 +26,9 @@ from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, ChunkKind, Job, Stage
 from voice.core.notices import NoticeKind
 from voice.core.session import Session
+from voice.core.speech import SpeechEdge
 from voice.gateway import clock, metrics, tracing
+from voice.gateway.breakers import Engine, Open, breakers
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place, patrol
 from voice.gateway.line import Line
@@ -44,6 +47,8 @@ FINAL = (1008,)  # closes after which a session is over
 WINDOW = "window"  # how long a session waits for its client to come back
 BUS_WAIT_S = 3.0  # work waits this long for a Redis that is away
 TRUST_S = 9.0  # heard that long ago that the session is ours, a process may have slept: nothing is written to the database until it is heard again
+JUDGED = (ChunkKind.DONE, ChunkKind.TRANSCRIPT, ChunkKind.FAILED)
+FAULTS = ("engine_error", "deadline_exceeded", "model_not_found", "model_broken", "unknown_engine")  # of an engine, not of what it was asked
 QUIET = (ChunkKind.AUDIO, ChunkKind.TEXT, ChunkKind.BEAT)  # chunks whose effects say all there is to keep
 config = settings.VOICE
 
@@ -51,6 +56,10 @@ config = settings.VOICE
 def make_id(prefix: str) -> str:
     """Ids inside a session: 80 random bits, short enough for call ids (at most 32 characters)."""
     return f"{prefix}_{secrets.token_hex(10)}"
+
+
+def engine_of(job: Job) -> Engine:
+    return str(job.stage), job.engine, job.model
 
 
 class Connection(Protocol):
@@ -61,13 +70,21 @@ class Connection(Protocol):
 lives: dict[str, Live] = {}  # of this process
 
 
+def tell_all(method: str, *arguments: Any) -> None:
+    """Call it on every session of this process."""
+    for live in list(lives.values()):
+        getattr(live, method)(*arguments)
+
+
 class Live:
     """`about`: what Redis keeps of the session for whoever takes it up (see `about_of`)."""
 
     def __init__(self, session: Session, about: dict[str, Any], place: Place, dispatch: Dispatch, recorder: Recorder):
         self.session, self.about, self.place, self.dispatch, self.recorder = session, about, place, dispatch, recorder
         self.id = place.session_id
-        self.detector = Detector(None, config.VAD_GATE_DB)
+        session.context.healthy = breakers().healthy
+        self.by_loudness = False  # the detector's model cannot be used
+        self.detector = self._new_detector()
         self.sound = Sound()
         self._purse: asyncio.Task | None = None
         self._heard = self._said = 0  # bytes of PCM16
@@ -103,6 +120,7 @@ class Live:
         self.run()
         self.record.owe("open", {k: self.about[k] for k in ("agent_id", "agent_version", "key_id", "model", "client")})
         self.perform(self.session.start(clock.now()))
+        self.tell_health()
 
     def receive(self, event: Any) -> None:
         """Any client event but audio."""
@@ -111,12 +129,36 @@ class Live:
     def audio(self, pcm: bytes, event_id: str | None) -> None:
         """The hot path: PCM16 mono 24 kHz into the detector and the session."""
         self._heard += len(pcm)
-        edges = self.detector.push(pcm)
+        try:
+            edges = self.detector.push(pcm)
+        except Exception:  # the model's fault; loudness alone finds speech, too
+            log.exception("voice activity detection failed; going on by loudness")
+            edges = self._detect_by_loudness()
         if effects := self.session.audio(pcm, edges, clock.now(), event_id):
             self.perform(effects)
 
     def lasted_ms(self) -> int:
         return round((clock.now() - self.about["began"]) * 1000)
+
+    def _new_detector(self) -> Detector:
+        if not self.by_loudness:
+            try:
+                return Detector(None, config.VAD_GATE_DB)
+            except Exception:  # the model's fault; loudness alone finds speech, too
+                log.exception("the voice activity model cannot be used; going on by loudness")
+                self.by_loudness = True
+        return Detector(None, config.VAD_GATE_DB, by_loudness=True)
+
+    def _detect_by_loudness(self) -> Sequence[SpeechEdge]:
+        self.by_loudness = True
+        self.detector = self._new_detector()
+        self.detector.configure(self.session.context.settings.turn_detection, True)
+        self.detector.skip_to(self.session.turns.buffer.total_ms)
+        self._tell_vad()
+        return ()
+
+    def _tell_vad(self) -> None:
+        self.perform(self.session.degraded("vad", clock.now(), mode="fallback", fallback="loudness", since=clock.now(), retry_after_ms=0))
 
     @property
     def busy(self) -> bool:
@@ -156,6 +198,8 @@ class Live:
         return beta.to_client(event) if self.beta else event
 
     def do_open(self, effect: fx.OpenJob) -> None:
+        if effect.refused:
+            return asyncio.get_running_loop().call_soon(self._lost, effect.job, f"{effect.job.stage}_unavailable", "It is not available at the moment; try again.")
         self._jobs.add(effect.job.id)
         self.dispatch.listen(effect.job, self)
         if self.trace:
@@ -171,6 +215,9 @@ class Live:
             self._to_bus(self.dispatch.bus.open, effect.job, effect.feeds)
         else:
             self.spawn(self._guard(effect.job, self.dispatch.bus.open, ()), "open")
+
+    def _lost(self, job: Job, code: str, message: str) -> None:
+        self.perform(self.session.job_lost(job.id, job.attempt, code, message, clock.now()))
 
     async def _open_metered(self, job: Job, feeds) -> None:
         """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
@@ -227,6 +274,9 @@ class Live:
         if old := self._timers.pop(effect.name, None):
             old.cancel()
 
+    def do_fault(self, effect: fx.EngineFault) -> None:
+        breakers().failed(engine_of(effect.job))
+
     def do_detection(self, effect: fx.SetTurnDetection) -> None:
         self.detector.configure(effect.settings, effect.reset)
 
@@ -263,12 +313,52 @@ class Live:
         if self.trace and chunk.kind in (ChunkKind.DONE, ChunkKind.FAILED):
             self.trace.done(chunk)
         try:
+            self._judge(chunk)
             self.perform(self.session.engine(chunk, clock.now()))
             if chunk.kind not in QUIET:
                 self.record.changed()
         except Exception:  # one session's fault must not stop the routing of all
             log.exception("chunk of %s", chunk.job)
             self.fail()
+
+    def _judge(self, chunk: Chunk) -> None:
+        """What the breaker of its engine learns of a chunk."""
+        if chunk.kind not in JUDGED or (lease := self.session.context.leases.get(chunk.job)) is None or lease.job.attempt != chunk.attempt:
+            return
+        if chunk.kind is not ChunkKind.FAILED:
+            breakers().worked(engine_of(lease.job))
+        elif chunk.meta.get("retryable") or chunk.name in FAULTS:
+            breakers().failed(engine_of(lease.job))
+
+    # Degraded mode: what clients that opted in are told
+
+    def tell_health(self) -> None:
+        """Of all that is amiss when the session begins."""
+        for engine, state in breakers().open.items():
+            self.engine_changed(engine, state)
+        if self.recorder.away_since:
+            self.store_changed(True)
+        if self.by_loudness:
+            self._tell_vad()
+
+    def engine_changed(self, engine: Engine, state: Open | None) -> None:
+        stage, name, model = engine
+        context = self.session.context
+        if context.settings.engine(stage) != (name, model):
+            return
+        other = context.config.fallbacks.get(stage)
+        if state is None:
+            return self.perform(self.session.recovered(stage, clock.now()))
+        wait_ms = max(0, round((state.retry_at - clock.now()) * 1000))
+        self.perform(self.session.degraded(stage, clock.now(), mode="fallback" if other else "unavailable", fallback=other[0] if other else None,
+                                           since=state.since, retry_after_ms=wait_ms))  # fmt: skip
+
+    def store_changed(self, away: bool) -> None:
+        """Redis went or came."""
+        if away:
+            self.perform(self.session.degraded("state", clock.now(), mode="unavailable", fallback=None, since=clock.now(), retry_after_ms=500))
+        else:
+            self.perform(self.session.recovered("state", clock.now()))
 
     def on_timer(self, name: str) -> None:
         self._timers.pop(name, None)
@@ -521,4 +611,5 @@ _CARRY_OUT = {
     fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: Live.do_open, fx.FeedJob: Live.do_feed, fx.CancelJob: Live.do_cancel,
     fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
     fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: Live.do_count, fx.EndTurnAfter: Live.do_end_after,
+    fx.EngineFault: Live.do_fault,
 }  # fmt: skip

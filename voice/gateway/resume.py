@@ -17,9 +17,10 @@ from voice.bus.sessions import Saved
 from voice.core.session import Session
 from voice.gateway import clock, metrics
 from voice.gateway.auth import Handshake, Principal, former_principal
+from voice.gateway.breakers import breakers
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place, patrol
-from voice.gateway.live import Live, lives, make_id
+from voice.gateway.live import Live, lives, make_id, tell_all
 from voice.gateway.notices import shelf
 from voice.gateway.recorder import ERRORS, GRACE_S, Recorder
 
@@ -124,6 +125,8 @@ class Sweep:
 
     def start(self, dispatch: Dispatch, recorder: Recorder) -> None:
         if self._task is None:
+            breakers().listeners.append(lambda engine, state: tell_all("engine_changed", engine, state))
+            recorder.listeners.append(lambda away: tell_all("store_changed", away))
             self._task = asyncio.create_task(self._walk(dispatch, recorder), name="sweep")
 
     async def _walk(self, dispatch: Dispatch, recorder: Recorder) -> None:
