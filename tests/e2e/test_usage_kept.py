@@ -8,7 +8,7 @@ import random
 
 from websockets.exceptions import ConnectionClosed
 
-from apps.conversations.models import VoiceSession
+from apps.conversations.models import TurnTrace, VoiceSession
 from apps.tenants.context import in_tenant
 from apps.usage import journal, rollups
 from apps.usage.models import UsageEntry
@@ -62,6 +62,7 @@ async def test_every_turn_a_client_was_told_of_is_in_the_ledger_after_kill_9(sta
         return rollups.totals(), rollups.differences()
 
     totals, differences = await in_tenant(tenant, look)
-    # a response that was cut in its middle was not told as done: it is not billed
-    assert {m: totals[m] for m in heard} == heard and differences == []
+    # a turn may be written whose end its client did not learn of any more, at most one a session; a response cut in its middle is not billed
+    assert all(totals[m] >= units for m, units in heard.items()) and differences == []
+    assert turns <= await in_tenant(tenant, TurnTrace.objects.count) <= turns + SESSIONS
     assert await asyncio.to_thread(replay) == 0 and await in_tenant(tenant, look) == (totals, [])
