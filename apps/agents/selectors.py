@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 
 from apps.agents.models import Agent
 from apps.common.errors import NotFound
+from apps.tenants.context import current
+from apps.tenants.models import Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +56,12 @@ def agent_for_session(*, assistant: str | None = None, version: str = "") -> Age
         return settings.VOICE_ENGINES[stage]
 
     stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
-    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, v.tools, v.limits)
+    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools), v.limits)
+
+
+def _callable(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those on hosts the workspace has since taken off its list."""
+    if not any("url" in tool for tool in tools):
+        return tools
+    hosts = Tenant.objects.values_list("tool_hosts", flat=True).get(pk=current().tenant_id)
+    return [tool for tool in tools if "url" not in tool or urlsplit(tool["url"]).hostname in hosts]

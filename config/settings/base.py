@@ -197,6 +197,9 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SESSION_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 
+# hosts of agents' HTTPS tools inside your own network, which are refused otherwise: "crm.example.com=10.0.0.5:8443,…"
+TOOL_HOSTS_INTERNAL = dict(pair.split("=", 1) for pair in envlist("TOOL_HOSTS_INTERNAL", []) if "=" in pair)
+TOOL_CA_FILE = envstr("TOOL_CA_FILE")  # certificates of your own authority, beside the public ones
 VOICE = voice  # the voice settings as a module of constants, for voice.gateway
 JOB_MESSAGE = "config.workers.message"
 VOICE_ENGINES = {

@@ -10,7 +10,7 @@ from voice.core.jobs import ChunkKind, Stage
 
 
 def test_an_idle_session_keeps_its_settings_items_and_ids():
-    d = Driver(prompts={"agent_1": {"instructions": "x"}}, server_tools={"f": "https://example.com"})
+    d = Driver(prompts={"agent_1": {"instructions": "x"}}, server_tools={"f": {"url": "https://example.com", "tool": {"type": "function", "name": "f"}}})
     d.send("session.update", session={"instructions": "be brief", "audio": {"output": {"voice": "marin"}}})
     d.say("hello", output_modalities=["text"])
     d.write("hi there")

@@ -119,6 +119,17 @@ class RecordTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class CallTool:
+    """Call a function of the agent's at its URL; answer with session.tool_result(response_id, call_id, output, now), whatever happens."""
+
+    response_id: str
+    call_id: str
+    name: str
+    url: str
+    arguments: str  # JSON text
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     code: int
     reason: str
@@ -126,5 +137,5 @@ class Close:
 
 Effect = (
     Send | SendAudio | OpenJob | CountJob | FeedJob | CancelJob | SetTimer | ClearTimer
-    | SetTurnDetection | EndTurnAfter | SaveItem | RecordTurn | Close
+    | SetTurnDetection | EndTurnAfter | SaveItem | RecordTurn | CallTool | Close
 )

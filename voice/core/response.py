@@ -17,6 +17,7 @@ from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
 from voice.core.leases import Lease
 from voice.core.notices import Notice, NoticeKind
+from voice.core.server_tools import ServerTools
 from voice.core.setters import FORMATS
 from voice.core.states import RESPONSE, ResponseState, advance
 from voice.core.usage import Spent
@@ -49,6 +50,7 @@ class ResponseParams:
     format: str = "audio/pcm"  # of its audio, as the client gets it; inside all is PCM16 24 kHz
     truncation: str | dict[str, Any] = "auto"
     reasoning: str = ""  # effort
+    server_tools: dict[str, str] = field(default_factory=dict)  # functions the shell calls: name -> URL
 
 
 @dataclass
@@ -96,6 +98,8 @@ class Response:
         self.failure: tuple[str, str] | None = None  # (code, message) the response ends with after its apology
         self.notice_bytes = 0  # of sent_bytes: not billed
         self.mute = False  # speech synthesis is not available: text only
+        self.server = ServerTools()
+        self.server.response = self
 
     @property
     def active(self) -> bool:
@@ -150,7 +154,7 @@ class Response:
             self._text(chunk.text)
         elif chunk.kind is ChunkKind.TOOL:
             if chunk.index >= self.calls:
-                self._tool_call(chunk)
+                self.server.call(chunk) if chunk.name in self.params.server_tools else self._tool_call(chunk)
         elif chunk.kind is ChunkKind.AUDIO:
             self._audio(chunk)
         elif chunk.kind is ChunkKind.DONE:
@@ -181,7 +185,8 @@ class Response:
         if not self.active:
             return
         if self.llm is not None and not self.llm_done:
-            self.llm = self.context.open_again(self.llm, self.context.config.llm_deadline_ms, prefix=self.message.text if self.message else "")
+            self.llm = self.context.open_again(self.llm, self.context.config.llm_deadline_ms, prefix=self.server.said())
+        self.server.revive()
         if self.message and self.message.entry.spoken and not self.message.closed:
             self._unsay()
         if self.tts is not None and not self.mute and not (self.message and self._all_said() and self.message.text_done):
@@ -262,7 +267,7 @@ class Response:
             sentence.final = True
 
     def _reopen_llm(self, reopen: Callable[..., bool]) -> bool:
-        return reopen(self.llm, (), prefix=self.message.text if self.message else "")
+        return reopen(self.llm, (), prefix=self.server.said())
 
     def _reopen_tts(self, reopen: Callable[..., bool]) -> bool:
         """Sentences whose audio is complete are not said again; of the broken one only what is missing is kept."""
@@ -283,6 +288,7 @@ class Response:
             return
         message = self.message or self._open_message()
         self.clock.mark("llm", self.context.now)
+        text = self.server.joined(text)
         message.text += text
         self.deltas += 1
         if self.params.modality == "text":
@@ -388,8 +394,10 @@ class Response:
         self._written()
 
     def _written(self) -> None:
-        """No more text will come."""
+        """No more text will come, unless functions were called here."""
         self.llm_done = True
+        if self.server.asked and not self.failure:
+            return self._finish_if_done()
         if message := self.message:
             message.text_done = True
             if self.params.modality == "audio":
@@ -397,7 +405,7 @@ class Response:
         self._finish_if_done()
 
     def _finish_if_done(self) -> None:
-        if not self.llm_done or not self.active:
+        if not self.llm_done or not self.active or self.server.wait():
             return
         message = self.message
         if message and self.params.modality == "audio":
@@ -438,6 +446,7 @@ class Response:
         self.clock.mark("llm", self.context.now)
         self.clock.mark("send", self.context.now)
         self.calls += 1
+        self.server.others += 1
         call = {"id": self.context.ids("item"), "object": "realtime.item", "type": "function_call", "status": "in_progress",
                 "call_id": self.context.ids("call"), "name": chunk.name, "arguments": ""}  # fmt: skip
         entry = Entry(call)

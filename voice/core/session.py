@@ -23,6 +23,7 @@ from voice.core.jobs import Chunk, Feed, Job, Stage
 from voice.core.leases import Lease, Verdict
 from voice.core.notices import Notice, Notices, no_notices
 from voice.core.response import Response, ResponseParams
+from voice.core.server_tools import output_item, place
 from voice.core.setters import apply_patch
 from voice.core.settings import SessionConfig, flat_to_ga
 from voice.core.speech import SpeechEdge
@@ -183,6 +184,18 @@ class Session:
             return NOTHING
         context = self._at(now)
         self._owner(lease).lease_failed(lease, code, message, retry=False)
+        self.after()
+        return context.take()
+
+    def tool_result(self, response_id: str, call_id: str, output: str, now: float) -> list[Effect]:
+        """The shell called a function of the agent's (CallTool). Late ones are kept in the conversation all the same."""
+        if self.state is SessionState.CLOSED:
+            return NOTHING
+        context = self._at(now)
+        if response := self._find_response(response_id):
+            response.server.result(call_id, output)
+        elif context.conversation.has_call(call_id):
+            place(context, output_item(context, call_id, output))
         self.after()
         return context.take()
 
@@ -453,6 +466,8 @@ class Session:
             apply_patch(values, context.settings.prompt_patch(raw["prompt"], "response"), context.config, "response")
         apply_patch(values, patch, context.config, "response")
         names = {t["name"] for t in values["tools"]}
+        server = {name: t for name, t in context.settings.server_tools.items() if name not in names}
+        names |= set(server)
         choice = values["tool_choice"]
         if isinstance(choice, dict) and choice["name"] not in names:
             raise ProtocolError("invalid_value", f"tool_choice names '{choice['name'][:64]}', which is not among the tools.",
@@ -464,10 +479,11 @@ class Session:
             raise ProtocolError("invalid_value", "response.conversation: 'auto' or 'none'.", param="response.conversation")
         output = values["audio"]["output"]
         return ResponseParams(
-            values["instructions"], values["output_modalities"][0], output["voice"], output["speed"], values["tools"], choice,
+            values["instructions"], values["output_modalities"][0], output["voice"], output["speed"],
+            [*values["tools"], *(t["tool"] for t in server.values())], choice,
             values["parallel_tool_calls"], values["max_output_tokens"], self._metadata(raw.get("metadata")), conversation == "none",
             self._input(raw["input"]) if raw.get("input") is not None else None, output["format"]["type"], values["truncation"],
-            (values["reasoning"] or {}).get("effort", ""),
+            (values["reasoning"] or {}).get("effort", ""), {name: t["url"] for name, t in server.items()},
         )  # fmt: skip
 
     @staticmethod

@@ -29,7 +29,8 @@ class SessionConfig:
     tts_model: str = ""
     turn_detection: dict[str, Any] | None = field(default_factory=lambda: dict(SERVER_VAD))
     tools: tuple[dict[str, Any], ...] = ()
-    server_tools: dict[str, str] = field(default_factory=dict)  # function name -> what the shell calls for it; clients do not see it
+    # functions the shell calls itself, which clients do not see: name -> {url, tool}
+    server_tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)  # agents known by id: the patch each stands for
     pipelines: dict[str, dict[str, str]] = field(default_factory=dict)  # model name -> {stt_engine, stt_model, …}
     fallbacks: dict[str, list[str]] = field(default_factory=dict)  # stage -> [engine, model] that takes over when the session's own fails
@@ -96,6 +97,12 @@ class Settings:
     @property
     def transcription(self) -> dict[str, Any] | None:
         return self.values["audio"]["input"]["transcription"]
+
+    @property
+    def server_tools(self) -> dict[str, dict[str, Any]]:
+        """Those of the stored prompt, else those the session began with."""
+        bound = self.values["prompt"]
+        return self.config.prompts.get(prompt_key(bound), {}).get("server_tools", {}) if bound else self.config.server_tools
 
     @property
     def input_format(self) -> str:

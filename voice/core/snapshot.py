@@ -22,6 +22,7 @@ from voice.core.jobs import Feed, Job, Stage
 from voice.core.leases import Lease
 from voice.core.notices import Notice, Notices, no_notices
 from voice.core.response import Message, Response, ResponseParams
+from voice.core.server_tools import ServerTools
 from voice.core.settings import SessionConfig
 from voice.core.states import LeaseState, ResponseState
 from voice.core.turns import Utterance
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 CLASSES = {
     c.__name__: c
-    for c in (Allowance, Chunker, Feed, Job, Lease, LeaseState, Message, Notice, Response, ResponseParams, ResponseState, Sentence, SessionConfig, Spent,
+    for c in (Allowance, Chunker, Feed, Job, Lease, LeaseState, Message, Notice, Response, ResponseParams, ResponseState, Sentence, ServerTools, SessionConfig, Spent,
               Spoken, StableText, Stage, Utterance, Waterfall)
 }  # fmt: skip
 # plain JSON that is copied as it is
 RAW = {"item", "values", "tools", "tool_choice", "metadata", "details", "truncation", "turn_detection", "prompts", "pipelines", "server_tools", "fallbacks"}
-LEFT_OUT = {"context", "listeners"}
+LEFT_OUT = {"context", "listeners", "response"}
 # sound that is made again, and what was fed for it
 FRESH: dict[tuple[str, str], Callable[[], Any]] = {("Message", "queue"): deque, ("Lease", "feeds"): list, ("Notice", "pcm"): bytes,
          ("Utterance", "audio"): bytes}  # fmt: skip
@@ -126,6 +127,7 @@ class Reader:
                 object.__setattr__(made, name, new())
         if cls is Response:
             made.context = self._context
+            made.server.response = made
         return made
 
 

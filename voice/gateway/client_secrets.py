@@ -102,7 +102,7 @@ def effective(session: dict[str, Any]) -> dict[str, Any]:
     prompt = session["prompt"] if isinstance(session.get("prompt"), dict) else {}
     version = str(prompt.get("version") or "")
     agent = agent_for_session(assistant=prompt.get("id"), version=version)
-    config = SessionConfig(session_id="", type=kind, instructions=agent.instructions, voice=agent.voice, tools=tuple(agent.tools),
+    config = SessionConfig(session_id="", type=kind, instructions=agent.instructions, voice=agent.voice, tools=tuple(prompts.client_tools(agent)),
                            expires_at=int(time.time()) + 3600, prompts={prompt_key(prompt): prompts.patch(agent)})  # fmt: skip
     settings = Settings(config)
     try:

@@ -27,7 +27,7 @@ from voice.core.jobs import Chunk, ChunkKind, Job, Stage
 from voice.core.notices import NoticeKind
 from voice.core.session import Session
 from voice.core.speech import SpeechEdge
-from voice.gateway import clock, metrics, tracing
+from voice.gateway import clock, metrics, tools, tracing
 from voice.gateway.breakers import Engine, Open, breakers
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place, patrol
@@ -297,6 +297,17 @@ class Live:
         metrics.observe_turn(effect)
         if self.trace:
             self.trace.turn(effect, clock.now())
+
+    def do_tool(self, effect: fx.CallTool) -> None:
+        self.spawn(self._call_tool(effect), "tool")
+
+    async def _call_tool(self, effect: fx.CallTool) -> None:
+        output = await tools.call(effect, self.place.session_id)
+        try:
+            self.perform(self.session.tool_result(effect.response_id, effect.call_id, output, clock.now()))
+        except Exception:
+            log.exception("result of %s", effect.name)
+            self.fail()
 
     def do_close(self, effect: fx.Close) -> None:
         self.stop(effect.code, effect.reason)
@@ -611,5 +622,5 @@ _CARRY_OUT = {
     fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: Live.do_open, fx.FeedJob: Live.do_feed, fx.CancelJob: Live.do_cancel,
     fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
     fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: Live.do_count, fx.EndTurnAfter: Live.do_end_after,
-    fx.EngineFault: Live.do_fault,
+    fx.EngineFault: Live.do_fault, fx.CallTool: Live.do_tool,
 }  # fmt: skip

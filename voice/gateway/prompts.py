@@ -28,7 +28,18 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 def patch(agent: auth.AgentConfig) -> dict[str, Any]:
     """What naming this agent sets."""
     heard = {"turn_detection": turn_taking(agent.turn_detection)["turn_detection"]}
-    return {"instructions": agent.instructions, "tools": list(agent.tools), "audio": {"input": heard, "output": {"voice": agent.voice}}}
+    return {"instructions": agent.instructions, "tools": client_tools(agent), "audio": {"input": heard, "output": {"voice": agent.voice}},
+            "server_tools": server_tools(agent)}  # fmt: skip
+
+
+def client_tools(agent: auth.AgentConfig) -> list[dict[str, Any]]:
+    return [t for t in agent.tools if "url" not in t]
+
+
+def server_tools(agent: auth.AgentConfig) -> dict[str, dict[str, Any]]:
+    """Those the gateway calls: name -> {url, tool}; what the language model is told of them does not hold the URL."""
+    return {t["name"]: {"url": t["url"], "tool": {"type": "function", **{k: t[k] for k in ("name", "description", "parameters") if k in t}}}
+            for t in agent.tools if "url" in t}  # fmt: skip
 
 
 def pipeline(agent: auth.AgentConfig) -> dict[str, str]:
