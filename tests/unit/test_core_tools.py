@@ -102,7 +102,7 @@ def test_a_late_result_is_kept_and_answers_nothing():
     d.send("response.cancel")
     frames = answer(d, call, "late")
     assert d.types(frames) == ["conversation.item.added", "conversation.item.done"] and frames[0]["item"]["output"] == "late"
-    assert answer(d, fx.CallTool("resp_9", "call_9", "crm", "", ""), "foreign") == []
+    assert answer(d, fx.CallTool("resp_9", "call_nobody", "crm", "", ""), "foreign") == []
 
 
 def test_out_of_band_calls_leave_no_items():
