@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from django.core import signing
 from django.db import transaction
+from django.db.models import Q
 
 from apps.audit.services import audit_record
 from apps.billing import stripe
@@ -44,13 +45,13 @@ def _note(tenant: Tenant, actor: Actor, **line) -> None:
 
 
 def plans_offered(tenant: Tenant, kind: str = Plan.Kind.BASE) -> list[Plan]:
-    found = Plan.objects.filter(kind=kind).prefetch_related("versions__prices", "offered_to")
-    return [plan for plan in found if plan.current and (plan.listed or tenant in plan.offered_to.all())]
+    found = Plan.objects.filter(Q(listed=True) | Q(offered_to=tenant), kind=kind).distinct()
+    return [plan for plan in found if plan.current]
 
 
 def _plan(tenant: Tenant, code: str, kind: str) -> Plan:
-    found = next((plan for plan in plans_offered(tenant, kind) if plan.code == code), None)
-    if found is None:
+    found = Plan.objects.filter(Q(listed=True) | Q(offered_to=tenant), kind=kind, code=code.replace("\0", "")).first()
+    if found is None or found.current is None:
         raise NotFound(f"no plan {code[:40]!r} is offered to this workspace", param="plan")
     return found
 

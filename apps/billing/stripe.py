@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -354,17 +355,30 @@ def credit_note_make(invoice_id: str, *, cents: int, reason: str, refund_id: str
 # Meters
 
 _meters: dict[str, str] = {}  # event name -> id, as this process has seen
+_meters_lock = threading.Lock()
 
 
 def _meter(name: str) -> str:
     """The id of our meter, made where there is none."""
-    if name not in _meters:
-        _meters.update({m.event_name: m.id for m in stripe.billing.Meter.list(status="active", limit=100).auto_paging_iter()})
-    if name not in _meters:
+    with _meters_lock:
+        return _meters.get(name) or _meter_find(name) or _meter_make(name)
+
+
+def _meter_find(name: str) -> str:
+    _meters.update({m.event_name: m.id for m in stripe.billing.Meter.list(status="active", limit=100).auto_paging_iter()})
+    return _meters.get(name, "")
+
+
+def _meter_make(name: str) -> str:
+    try:
         made = stripe.billing.Meter.create(display_name=name, event_name=name, default_aggregation={"formula": "sum"},
                                            customer_mapping={"type": "by_id", "event_payload_key": "stripe_customer_id"}, value_settings={"event_payload_key": "value"})  # fmt: skip
-        _meters[name] = made.id
-    return _meters[name]
+    except stripe.InvalidRequestError:
+        if found := _meter_find(name):  # another process was first
+            return found
+        raise
+    _meters[name] = made.id
+    return made.id
 
 
 def usage_report(customer_id: str, *, meter: str, units: int, identifier: str, at: datetime) -> None:

@@ -10,6 +10,7 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,6 +66,7 @@ def change(tenant, step, codes, addon):
     return preview, Invoice.objects.filter(tenant=tenant).exclude(pk__in=known).get()
 
 
+@pytest.mark.timeout(60 + 5 * CHANGES)
 def test_every_preview_is_the_invoice_that_follows(provider):
     made, started = [], time.monotonic()
 
