@@ -7,11 +7,12 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from apps.audit.models import AuditEntry
 from apps.tenants.context import bound, bound_public
 from apps.usage import accounts, rollups, selectors
-from apps.usage.models import UsageEntry
+from apps.usage.models import UsageEntry, UsageRollup
 from apps.usage.services import usage_record
 from tests.houses import House
 
@@ -103,3 +104,16 @@ def test_what_is_seen_is_never_behind_the_ledger(house):
         usage_record(session_id="sess_now", turn_id="turn_now", meters={"tokens_out": 7})
         assert UsageEntry.objects.filter(turn_id="turn_now").exists()
     assert house.members["owner"].get("/api/v1/usage").json()["tokens_out"] == before + 7
+
+
+def test_the_command_finds_and_mends_wrong_sums(house):
+    with bound(house.tenant):
+        rollups.roll()
+        UsageRollup.objects.filter(grain="hour").delete()
+    with pytest.raises(CommandError, match="differ"), bound_public():
+        call_command("usage", "verify", house.tenant.slug, stdout=io.StringIO())
+    said = io.StringIO()
+    with bound_public():
+        call_command("usage", "rebuild", house.tenant.slug, stdout=said)
+        call_command("usage", "verify", house.tenant.slug, stdout=said)
+    assert "agree" in said.getvalue()
