@@ -63,25 +63,16 @@ WITH base AS MATERIALIZED (
     ),
     waiting AS MATERIALIZED (SELECT e.*, 1 AS entries FROM usage_usageentry AS e JOIN usage_usagepending AS p ON p.entry_id = e.id),
     grains AS (SELECT unnest(ARRAY['minute', 'hour', 'day']) AS grain),
-    said AS (
-        SELECT grain, starts, agent_id, key_id, meter, sum(quantity) AS quantity, sum(entries) AS entries FROM (
-            SELECT grain, starts, agent_id, key_id, meter, quantity, entries FROM usage_usagerollup
-            UNION ALL SELECT grain, date_trunc(grain, at, 'UTC'), agent_id, key_id, meter, quantity, entries FROM waiting, grains
-            UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries FROM usage_periodtotal
-            UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries FROM waiting
-        ) AS parts GROUP BY grain, starts, agent_id, key_id, meter
-    ),
-    ledger AS (
-        SELECT grain, date_trunc(grain, at, 'UTC') AS starts, agent_id, key_id, meter, sum(quantity) AS quantity, sum(entries) AS entries
-        FROM base, grains GROUP BY 1, 2, agent_id, key_id, meter
-        UNION ALL SELECT 'period', NULL, period::text, '', meter, sum(quantity), sum(entries) FROM base GROUP BY period, meter
+    both_sides AS (
+        SELECT grain, starts, agent_id, key_id, meter, quantity AS said, entries AS said_entries, 0 AS ledger, 0 AS ledger_entries FROM usage_usagerollup
+        UNION ALL SELECT grain, date_trunc(grain, at, 'UTC'), agent_id, key_id, meter, quantity, entries, 0, 0 FROM waiting, grains
+        UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries, 0, 0 FROM usage_periodtotal
+        UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries, 0, 0 FROM waiting
+        UNION ALL SELECT grain, date_trunc(grain, at, 'UTC'), agent_id, key_id, meter, 0, 0, quantity, entries FROM base, grains
+        UNION ALL SELECT 'period', NULL, period::text, '', meter, 0, 0, quantity, entries FROM base
     )
-SELECT coalesce(s.grain, t.grain), coalesce(s.starts, t.starts), coalesce(s.agent_id, t.agent_id), coalesce(s.key_id, t.key_id),
-       coalesce(s.meter, t.meter), coalesce(s.quantity, 0)::bigint, coalesce(t.quantity, 0)::bigint
-FROM said AS s FULL JOIN ledger AS t
-    ON s.grain = t.grain AND s.starts IS NOT DISTINCT FROM t.starts AND s.agent_id = t.agent_id AND s.key_id = t.key_id AND s.meter = t.meter
-WHERE coalesce(s.quantity, 0) <> coalesce(t.quantity, 0) OR coalesce(s.entries, 0) <> coalesce(t.entries, 0)
-ORDER BY 1, 2, 3, 4, 5 LIMIT 100
+SELECT grain, starts, agent_id, key_id, meter, sum(said)::bigint, sum(ledger)::bigint FROM both_sides GROUP BY grain, starts, agent_id, key_id, meter
+HAVING sum(said) <> sum(ledger) OR sum(said_entries) <> sum(ledger_entries) ORDER BY 1, 2, 3, 4, 5 LIMIT 100
 """
 _TOTALS = """
 SELECT meter, sum(quantity)::bigint FROM (
