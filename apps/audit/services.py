@@ -70,7 +70,8 @@ def audit_filter(*, action: str = "", actor: str = "", target: str = "", ip: str
 
 def _day(name: str, value: str) -> datetime:
     try:
-        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+        found = datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+        return min(found, datetime.max.replace(tzinfo=UTC) - timedelta(days=2))  # the day after it must exist, too
     except ValueError as error:
         raise BadRequest(f"{name}={value[:40]!r}: expected a day such as 2026-11-25", param=name) from error
 

@@ -8,7 +8,8 @@ NO_PAGE = {
     "sign-out-everywhere": "POST", "impersonate": "POST", "impersonate-end": "POST", "oidc-callback": "back from a provider", "oidc-start": "on to a provider",
     "playground-secret": "JSON", "agent-act": "POST", "session-end": "POST", "key-revoke": "POST", "key-rotate": "POST", "member-role": "POST",
     "member-remove": "POST", "member-transfer": "POST", "invitation-act": "POST", "workspace-close": "POST", "workspace-reopen": "POST",
-    "audit-export": "CSV", "stripe-webhook": "JSON", "live-session-end": "POST", "mfa_download_recovery_codes": "a text file",
+    "audit-export": "CSV", "usage-export": "CSV", "invoice-file": "PDF or CSV", "stripe-webhook": "JSON", "card-new": "POST", "card-act": "POST",
+    "card-return": "back from the provider's form", "invoice-pay": "POST", **{f"billing-{w}": "POST" for w in ("plan", "cancel", "keep", "trial", "addon", "tax")}, "live-session-end": "POST", "mfa_download_recovery_codes": "a text file",
     "account_confirm_login_code": "sign-in by mailed code is off",
 }  # fmt: skip
 STRANGER = {

@@ -17,12 +17,14 @@ from django.contrib.admin.utils import quote
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.agents.models import Agent
 from apps.agents.services import draft_save
 from apps.apikeys.services import api_key_issue, api_key_rotate
 from apps.audit.models import AuditEntry
+from apps.billing.models import Invoice, InvoiceLine
 from apps.common.actors import SYSTEM
 from apps.conversations.models import Item, TurnTrace, VoiceSession
 from apps.onboarding.services import workspace_create
@@ -66,7 +68,7 @@ class House:
         self.cookies = {who: self.cookie(getattr(self, who)) for who in ("without_password", "operator")}
         self.line = AuditEntry.objects.first().pk
         self.values = {
-            "": {"slug": self.tenant.slug, "agent_id": agent, "session_id": session, "one": 1, "other": 2, "token": token},
+            "": {"slug": self.tenant.slug, "agent_id": agent, "session_id": session, "one": 1, "other": 2, "token": token, **self.invoice()},
             "progress": {"slug": making.slug},
             "account_confirm_email": {"key": EmailConfirmationHMAC(address).key},
             "account_reset_password_from_key": {"uidb36": user_pk_to_url_str(self.owner), "key": default_token_generator.make_token(self.owner)},
@@ -95,6 +97,14 @@ class House:
                 Item.objects.create(session=session, item_id=item["id"], type="message", role=role, item=item)
             TurnTrace.objects.create(session=session, turn_id=f"turn_{session.id}", status="completed", segments=[["endpointing", 520.0], ["stt", 40.0]], first_ms=560)
         return agent.id, session.id
+
+    def invoice(self) -> dict[str, object]:
+        days = {"starts": timezone.now(), "ends": timezone.now()}
+        of = {"tenant": self.tenant, "currency": "usd"}
+        invoice = Invoice.objects.create(**of, **days, created_at=days["ends"], number="VV-1", status="draft", total_cents=1200)
+        line = InvoiceLine.objects.create(**of, **days, invoice=invoice, kind="usage", description="Audio in", meter="audio_in_ms", period=1, quantity=60_000,
+                                          amount_micros=12_000_000, amount_cents=1200)  # fmt: skip
+        return {"invoice_id": invoice.id, "line_id": line.id}
 
     def more(self) -> dict[str, list[tuple[str, str]]]:
         """Pages in states that the URLconf does not tell apart."""

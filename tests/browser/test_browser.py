@@ -48,7 +48,9 @@ def test_from_the_landing_page_to_a_spoken_answer(page, portal):
     page.wait_for_selector("#waterfall table", timeout=20000)
     assert "twelve" in page.inner_text("li.assistant").lower() and "seven plus five" in page.inner_text("li.user").lower()
     assert page.evaluate("window.heardAudio") > 0
-    assert time.monotonic() - began < 120
+    took = time.monotonic() - began
+    print(f"from the landing page to the first spoken answer: {took:.1f} s")
+    assert took < 120
     with bound_public():
         assert {"signed_up", "first_session", "first_answer"} <= set(Tenant.objects.get(slug=slug).milestones)
 
@@ -82,6 +84,27 @@ def test_a_refused_microphone_is_explained(browser, portal):
     page.click("nav >> text=Talk")
     page.click("#connect")
     page.wait_for_selector("text=set Microphone to Allow", timeout=10000)
+    context.close()
+
+
+def test_all_but_talking_works_without_javascript(browser, portal):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    slug = sign_up(page, portal, "Plain")
+    page.click("text=Make a key")
+    assert page.inner_text("#key").startswith("vv_")
+    page.goto(f"{portal}/t/{slug}/agents")
+    page.click("tbody a >> nth=0")
+    page.fill("[name=instructions]", "Answer in one word.")
+    page.click("text=Save as draft")
+    page.click("text=Publish")
+    page.wait_for_selector("text=Version 2 is published")
+    page.goto(f"{portal}/t/{slug}/audit")
+    page.fill("[name=action]", "agent.")
+    page.click("text=Filter")
+    assert "agent.published" in page.inner_text("tbody") and "api_key.issued" not in page.inner_text("tbody")
+    page.goto(f"{portal}/t/{slug}/playground")
+    assert "Talking needs JavaScript" in page.inner_text("noscript")
     context.close()
 
 

@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from ninja import Router
@@ -106,8 +106,11 @@ def session_end(request, session_id: str):
 
 @router.get("audit", response=answers(200, Page[AuditOut]), summary="The audit log, newest first")
 @needs("audit.read")
-def audit(request, limit: int = Limit(), after: str | None = None, action: str = "", actor: str = "", target: str = ""):
-    filters = {n: v.replace("\0", "")[:60] for n, v in (("action", action), ("actor", actor), ("target", target))}
+def audit(request, limit: int = Limit(), after: str | None = None, action: str = "", actor: str = "", target: str = "", ip: str = "",
+          since: date | None = None, until: date | None = None):
+    """Lines whose fields begin with these; `since` and `until` are days in UTC, both inclusive."""
+    filters = {n: v.replace("\0", "")[:60] for n, v in (("action", action), ("actor", actor), ("target", target), ("ip", ip))}
+    filters |= {"since": since.isoformat() if since else "", "until": until.isoformat() if until else ""}
     return 200, page(audit_filter(**filters), order="-seq", after=after, limit=limit)
 
 
