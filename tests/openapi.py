@@ -36,7 +36,7 @@ def credentials(role: str, house: House) -> dict[str, dict[str, str]]:
         token, member = "t" * 32, house.members[role].membership
         house.members[role].force_login(member.user, backend=BACKEND)
         Membership.objects.filter(pk=member.pk).update(role=role)
-        return {"headers": {"X-CSRFToken": token}, "cookies": {"sessionid": house.members[role].cookies["sessionid"].value, "csrftoken": token}}
+        return {"headers": {"X-CSRFToken": token, "X-Vivavoce-Tenant": house.tenant.slug}, "cookies": {"sessionid": house.members[role].cookies["sessionid"].value, "csrftoken": token}}
     if role != "operator" and not KEYS[role]:
         return {}
     secret = operator_secret() if role == "operator" else api_key_issue(tenant=house.tenant, name=role, scopes=list(KEYS[role]), actor=SYSTEM)[1]

@@ -6,9 +6,9 @@ tenant's own. The library asks for its settings one by one; they are answered fr
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -19,6 +19,7 @@ import jwt
 import requests
 from allauth.usersessions.models import UserSession
 from django.conf import settings
+from django.core.cache import cache
 from django.core.exceptions import SuspiciousOperation
 from django.db import IntegrityError, transaction
 from django.dispatch import Signal
@@ -29,8 +30,8 @@ from mozilla_django_oidc.utils import import_from_settings
 from apps.accounts.models import Identity, Issuer, Secret, User
 from apps.audit.services import audit_record
 from apps.common.actors import SYSTEM, Actor
-from apps.common.addresses import resolve_public
 from apps.common.errors import BadRequest, InvalidApiKey
+from apps.common.outbound import call
 from apps.teams.models import Membership, Role
 from apps.teams.services import check_role
 from apps.tenants.context import bound
@@ -41,7 +42,12 @@ TIMEOUT_S = 5
 LEEWAY_S = 30  # between our clock and the provider's
 ALGORITHMS = ("RS256", "ES256")
 SCOPES = "openid email profile"
+OFFLINE = "offline_access"  # asked for where a provider offers it: its refresh token outlives the provider's own session
+COOLDOWN_S = 5  # between two looks for a key id we do not know
 CHECK_EVERY = timedelta(seconds=30)  # how often a provider is asked whether somebody still has an account
+
+BATCH = 1500  # accounts a run asks about
+CHECKING = "oidc identities are being checked"
 
 identity_ended = Signal()  # user=
 _issuer: ContextVar[Issuer | None] = ContextVar("oidc_issuer", default=None)
@@ -65,15 +71,51 @@ def answer_setting(attr: str, *args: Any) -> Any:
         "OIDC_OP_USER_ENDPOINT": ends.get("userinfo", ""), "OIDC_OP_JWKS_ENDPOINT": ends.get("jwks", ""),
         "OIDC_RP_CLIENT_ID": issuer.client_id if issuer else "", "OIDC_RP_CLIENT_SECRET": Secret.open(issuer.client_secret) if issuer else "",
         "OIDC_RP_SIGN_ALGO": "RS256", "OIDC_USE_PKCE": True, "OIDC_USE_NONCE": True, "OIDC_TIMEOUT": TIMEOUT_S, "OIDC_STORE_ID_TOKEN": True,
-        "OIDC_RP_SCOPES": SCOPES, "OIDC_AUTHENTICATION_CALLBACK_URL": "oidc-callback", "LOGIN_REDIRECT_URL": "/", "LOGIN_REDIRECT_URL_FAILURE": "/",
+        "OIDC_RP_SCOPES": f"{SCOPES} {OFFLINE}" if ends.get("offline") else SCOPES, "OIDC_AUTHENTICATION_CALLBACK_URL": "oidc-callback", "LOGIN_REDIRECT_URL": "/", "LOGIN_REDIRECT_URL_FAILURE": "/",
     }  # fmt: skip
     return ours[attr] if attr in ours else import_from_settings(attr, *args)
 
 
-@functools.lru_cache(256)
-def _keys(url: str) -> jwt.PyJWKClient:
-    """A provider's keys, kept five minutes; an unknown key id asks again, which is how a rotation is noticed."""
-    return jwt.PyJWKClient(url, cache_jwk_set=True, lifespan=300, timeout=TIMEOUT_S)
+def _ask(issuer: Issuer, method: str, endpoint: str, **kwargs: Any) -> requests.Response:
+    """One request to the provider; a workspace's own may not lead into the installation's network. Raises requests.RequestException."""
+    try:
+        return call(method, issuer.endpoints[endpoint], public_only=_guarded(issuer.tenant_id), timeout_s=TIMEOUT_S, **kwargs)
+    except BadRequest as error:
+        raise requests.RequestException(error.message) from error
+
+
+def _guarded(tenant_id: str | None) -> bool:
+    return bool(tenant_id) and not settings.OIDC_ALLOW_LOCAL
+
+
+class _Keys(jwt.PyJWKClient):
+    """A provider's keys, kept five minutes; an unknown key id asks again (at most every COOLDOWN_S), which is how a rotation is noticed."""
+
+    def __init__(self, issuer: Issuer):
+        self._issuer = issuer
+        super().__init__(issuer.endpoints["jwks"], cache_jwk_set=True, lifespan=300, timeout=TIMEOUT_S, cooldown_duration=COOLDOWN_S)
+
+    def fetch_data(self) -> Any:
+        try:
+            answer = _ask(self._issuer, "GET", "jwks")
+            answer.raise_for_status()
+            found = self._as_jwk_set_payload(answer.json())
+        except (requests.RequestException, ValueError) as error:
+            raise jwt.PyJWKClientConnectionError(f"the provider's keys cannot be read: {error}") from error
+        self.jwk_set_cache.put(found)
+        return found
+
+
+_known_keys: dict[tuple[str, str], _Keys] = {}
+
+
+def _keys(issuer: Issuer) -> _Keys:
+    name = (issuer.id, issuer.endpoints["jwks"])
+    if name not in _known_keys:
+        if len(_known_keys) > 1000:
+            _known_keys.clear()
+        _known_keys[name] = _Keys(issuer)
+    return _known_keys[name]
 
 
 def token_claims(token: str, issuer: Issuer, audience: str | None = None) -> dict[str, Any]:
@@ -82,7 +124,7 @@ def token_claims(token: str, issuer: Issuer, audience: str | None = None) -> dic
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
             raise SuspiciousOperation(f"the token is signed with {str(header.get('alg'))[:20]!r}; expected one of {', '.join(ALGORITHMS)}")
-        key = _keys(issuer.endpoints["jwks"]).get_signing_key_from_jwt(token)
+        key = _keys(issuer).get_signing_key_from_jwt(token)
         claims = jwt.decode(token, key, algorithms=list(ALGORITHMS), audience=audience or issuer.client_id, issuer=issuer.issuer, leeway=LEEWAY_S,
                             options={"require": ["exp", "iat", "sub", "aud", "iss"]})  # fmt: skip
     except (jwt.PyJWTError, KeyError) as error:
@@ -103,8 +145,18 @@ class Backend(OIDCAuthenticationBackend):
         return super().authenticate(request, **kwargs)
 
     def get_token(self, payload):
-        self.tokens = super().get_token(payload)
+        answer = _ask(_issuer.get(), "POST", "token", data=payload)
+        if answer.status_code != 200:
+            raise SuspiciousOperation(f"the provider gave no token (status {answer.status_code})")
+        self.tokens = answer.json()
         return self.tokens
+
+    def get_userinfo(self, access_token, id_token, payload):
+        answer = _ask(_issuer.get(), "GET", "userinfo", headers={"Authorization": f"Bearer {access_token}"})
+        answer.raise_for_status()
+        if answer.headers.get("content-type", "").lower().startswith("application/jwt"):
+            return token_claims(answer.text, _issuer.get())
+        return answer.json()
 
     def verify_token(self, token, **kwargs):
         claims = token_claims(token, _issuer.get())
@@ -188,15 +240,25 @@ def bearer_user(token: str) -> User:
 # Setting providers up
 
 
-def discover(issuer: str) -> dict[str, str]:
-    """The endpoints from the provider's discovery document. Raises BadRequest."""
-    parts = urlsplit(issuer)
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if parts.scheme != "https" and not (local and settings.OIDC_ALLOW_LOCAL):
-        raise BadRequest("the issuer must be an https:// address", param="issuer")
+def _check_address(url: str, what: str) -> None:
+    """Raises BadRequest unless it is https (or, where that is allowed, on this machine)."""
     try:
-        answer = requests.get(issuer.rstrip("/") + "/.well-known/openid-configuration", timeout=TIMEOUT_S, allow_redirects=False)
-        document = answer.json() if answer.status_code == 200 and len(answer.content) < 200_000 else {}
+        parts = urlsplit(url)
+        local = parts.hostname in ("localhost", "127.0.0.1", "::1") and settings.OIDC_ALLOW_LOCAL
+        good = parts.hostname and (parts.scheme == "https" or parts.scheme == "http" and local)
+    except ValueError:
+        good = False
+    if not good:
+        raise BadRequest(f"the {what} must be an https:// address", param="issuer")
+
+
+def discover(issuer: str, tenant_id: str | None = None) -> dict[str, Any]:
+    """The endpoints from the provider's discovery document, and whether it gives tokens that outlive its session. Raises BadRequest."""
+    _check_address(issuer, "issuer")
+    try:
+        where = issuer.rstrip("/") + "/.well-known/openid-configuration"
+        answer = call("GET", where, public_only=_guarded(tenant_id), timeout_s=TIMEOUT_S)
+        document = answer.json() if answer.status_code == 200 else {}
     except (requests.RequestException, ValueError) as error:
         raise BadRequest(f"the issuer does not answer with a discovery document ({type(error).__name__})", param="issuer") from error
     if not isinstance(document, dict) or document.get("issuer", "").rstrip("/") != issuer.rstrip("/"):
@@ -206,7 +268,10 @@ def discover(issuer: str) -> dict[str, str]:
     found = {ours: document[theirs] for ours, theirs in names.items() if isinstance(document.get(theirs), str)}
     if missing := {"authorization", "token", "userinfo", "jwks"} - set(found):
         raise BadRequest(f"the discovery document lacks {sorted(missing)[0]}", param="issuer")
-    return {**found, "issuer": document["issuer"]}
+    for name, url in found.items():
+        _check_address(url, f"{name} endpoint")
+    scopes = document.get("scopes_supported")
+    return {**found, "issuer": document["issuer"], "offline": isinstance(scopes, list) and OFFLINE in scopes}
 
 
 def issuer_save(*, tenant: Tenant | None, actor: Actor, name: str, issuer: str, client_id: str, client_secret: str, claim: str = "groups",
@@ -216,9 +281,7 @@ def issuer_save(*, tenant: Tenant | None, actor: Actor, name: str, issuer: str, 
     for role in [*(roles or {}).values(), *([default_role] if default_role else [])]:
         if check_role(role) == Role.OWNER:
             raise BadRequest("a provider gives no ownership; make owners in the team page", param="roles")
-    if tenant is not None:
-        _public_host(issuer)
-    ends = discover(issuer.strip())
+    ends = discover(issuer.strip(), tenant.id if tenant else None)
     values = {"name": name.strip()[:80] or "Single sign-on", "endpoints": ends, "claim": claim[:80] or "groups", "roles": roles or {}, "default_role": default_role}
     if client_secret:
         values["client_secret"] = Secret.seal(client_secret)
@@ -251,36 +314,61 @@ def issuer_remove(*, issuer: Issuer, actor: Actor) -> None:
         issuer.delete()
 
 
-def _public_host(url: str) -> None:
-    """A tenant's own issuer may not lead into the installation's network. Raises BadRequest."""
-    if not settings.OIDC_ALLOW_LOCAL:
-        resolve_public(urlsplit(url).hostname or "")
-
-
 # Accounts that end
 
 
 def identities_check() -> int:
-    """Ask providers whether those with a live session or a key still have an account; what a provider refuses ends here. Returns how many."""
-    ended = 0
-    due = Identity.objects.select_related("user", "issuer").exclude(refresh_token="").filter(checked_at__lt=timezone.now() - CHECK_EVERY, user__is_active=True)
-    for identity in due.order_by("checked_at")[:500]:
-        issuer = identity.issuer
-        form = {"grant_type": "refresh_token", "refresh_token": Secret.open(identity.refresh_token), "client_id": issuer.client_id,
-                "client_secret": Secret.open(issuer.client_secret)}  # fmt: skip
-        try:
-            answer = requests.post(issuer.endpoints["token"], data=form, timeout=TIMEOUT_S)
-            body = answer.json() if answer.content else {}
-        except (requests.RequestException, ValueError) as error:
-            log.warning("issuer %s does not answer (%s)", issuer.id, type(error).__name__)
-            continue
-        if answer.status_code == 200:
-            token = body.get("refresh_token")
-            Identity.objects.filter(pk=identity.pk).update(checked_at=timezone.now(), **({"refresh_token": Secret.seal(token)} if token else {}))
-        elif answer.status_code in (400, 401) and body.get("error") in ("invalid_grant", "unauthorized_client"):
-            identity_end(identity)
-            ended += 1
-    return ended
+    """Ask providers whether the accounts they gave a refresh token for still live; what a provider refuses ends here. Returns how many.
+
+    One run at a time: a refresh token that is used twice is refused by providers that rotate them.
+    """
+    if not cache.add(CHECKING, 1, 120):
+        return 0
+    try:
+        due = Identity.objects.select_related("user", "issuer").exclude(refresh_token="").filter(
+            checked_at__lt=timezone.now() - CHECK_EVERY, user__is_active=True).order_by("checked_at")[:BATCH]  # fmt: skip
+        away: set[str] = set()
+        with ThreadPoolExecutor(8) as pool:
+            answers = pool.map(lambda identity: (identity, _refresh(identity, away)), list(due))
+            return sum(_settle(identity, answer) for identity, answer in answers)
+    finally:
+        cache.delete(CHECKING)
+
+
+def _refresh(identity: Identity, away: set[str]) -> tuple[int, dict[str, Any]]:
+    """(status, answer) of the provider; 0 when it is away, and the others of its accounts need not ask in this run."""
+    issuer = identity.issuer
+    if issuer.id in away:
+        return 0, {}
+    form = {"grant_type": "refresh_token", "refresh_token": Secret.open(identity.refresh_token), "client_id": issuer.client_id,
+            "client_secret": Secret.open(issuer.client_secret)}  # fmt: skip
+    try:
+        answer = _ask(issuer, "POST", "token", data=form)
+        return answer.status_code, answer.json() if answer.content else {}
+    except (requests.RequestException, ValueError) as error:
+        log.warning("issuer %s does not answer (%s)", issuer.id, type(error).__name__)
+        away.add(issuer.id)
+        return 0, {}
+
+
+def _settle(identity: Identity, answer: tuple[int, dict[str, Any]]) -> bool:
+    """Keep the new refresh token, or end what the provider refuses. True when it ended."""
+    status, body = answer
+    if status == 200:
+        token = body.get("refresh_token")
+        Identity.objects.filter(pk=identity.pk).update(checked_at=timezone.now(), **({"refresh_token": Secret.seal(token)} if token else {}))
+    elif status in (400, 401) and body.get("error") in ("invalid_grant", "unauthorized_client"):
+        identity_end(identity)
+        return True
+    return False
+
+
+def forget_at_sign_out(request: Any, user: User | None) -> None:
+    """Signing out ends the provider's session too, and with it a refresh token that is not an offline one: that it is refused from then on
+    says nothing about the account, whose keys go on."""
+    issuer = Issuer.objects.filter(pk=request.session.get("oidc_issuer")).first() if request and user and user.pk else None
+    if issuer and issuer.endpoints.get("end_session") and not issuer.endpoints.get("offline"):
+        Identity.objects.filter(user=user, issuer=issuer).update(refresh_token="")
 
 
 def identity_end(identity: Identity) -> None:

@@ -153,6 +153,7 @@ MIDDLEWARE = [
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "apps.portal.middleware.impersonation",
+    "apps.portal.middleware.renewal",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "apps.common.middleware.errors",
 ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import jwt
 import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from django.core.exceptions import SuspiciousOperation
 from django.test import Client
 
@@ -29,23 +32,47 @@ from apps.tenants.context import bound_public
 from apps.tenants.models import Tenant
 
 
+class Provider:
+    """The provider as a process: its address, its folder (key and accounts)."""
+
+    def __init__(self, folder, **environment: str):
+        self.folder, self.port, self.environment = folder, free_port(), environment
+        self.url = f"http://localhost:{self.port}/realms/vivavoce"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tools.identity_provider", str(self.folder), "--port", str(self.port), "--redirect", "http://testserver/oidc/callback/"]
+        self.process = subprocess.Popen(command, preexec_fn=die_with_parent(), env={**os.environ, **self.environment})
+        until = time.monotonic() + 60
+        while True:
+            try:
+                return requests.get(f"{self.url}/.well-known/openid-configuration", timeout=2).raise_for_status()
+            except requests.RequestException:
+                assert self.process.poll() is None and time.monotonic() < until, "the provider did not come up"
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+    def switch_off(self, name: str) -> None:
+        with sqlite3.connect(self.folder / "provider.sqlite3") as database:
+            database.execute("UPDATE auth_user SET is_active = 0 WHERE username = ?", [name])
+
+
 @pytest.fixture(scope="module")
 def provider(database, tmp_path_factory):
-    """Address of the provider, and its folder."""
-    folder, port = tmp_path_factory.mktemp("idp"), free_port()
-    command = [sys.executable, "-m", "tools.identity_provider", str(folder), "--port", str(port), "--redirect", "http://testserver/oidc/callback/"]
-    process = subprocess.Popen(command, preexec_fn=die_with_parent())
-    url, until = f"http://localhost:{port}/realms/vivavoce", time.monotonic() + 60
-    while True:
-        try:
-            requests.get(f"{url}/.well-known/openid-configuration", timeout=2).raise_for_status()
-            break
-        except requests.RequestException:
-            assert process.poll() is None and time.monotonic() < until, "the provider did not come up"
-            time.sleep(0.2)
-    yield url, folder
-    process.terminate()
-    process.wait(10)
+    running = Provider(tmp_path_factory.mktemp("idp"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def plain_provider(database, tmp_path):
+    """One without offline tokens: signing out there ends the refresh tokens too."""
+    running = Provider(tmp_path, IDP_OFFLINE="0")
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -53,12 +80,12 @@ def issuer(provider):
     """The platform's provider, with the workspace its groups name."""
     with bound_public():
         Tenant.objects.filter(slug="demo").exists() or workspace_create(name="Demo", slug="demo")
-        yield oidc.issuer_save(tenant=None, actor=SYSTEM, name="Realm", issuer=provider[0], client_id="voice-portal", client_secret="portal-secret-for-tests")
+        yield oidc.issuer_save(tenant=None, actor=SYSTEM, name="Realm", issuer=provider.url, client_id="voice-portal", client_secret="portal-secret-for-tests")
 
 
-def sign_in(issuer: Issuer, name: str, client: Client | None = None, next: str = ""):
-    """Through the provider's own login form: (client, the portal's answer to the callback)."""
-    client, browser = client or Client(), requests.Session()
+def sign_in(issuer: Issuer, name: str, client: Client | None = None, next: str = "", browser: requests.Session | None = None):
+    """Through the provider's own login form: (client, the portal's answer to the callback, its address)."""
+    client, browser = client or Client(), browser or requests.Session()
     begun = client.get(f"/oidc/{issuer.id}", {"next": next} if next else {})
     form = browser.get(begun["Location"], timeout=10)
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.text)[1]
@@ -114,7 +141,7 @@ def test_a_wrong_state_is_refused(issuer):
 @pytest.fixture
 def signed(issuer, provider):
     """Tokens signed with the provider's own key: signed(claims changed) -> token."""
-    key = (provider[1] / "signing.pem").read_bytes()
+    key = (provider.folder / "signing.pem").read_bytes()
     kid = requests.get(issuer.endpoints["jwks"], timeout=5).json()["keys"][0]["kid"]
     now = int(time.time())
 
@@ -168,10 +195,7 @@ def test_who_is_switched_off_at_the_provider_is_out_within_a_minute(issuer, prov
     Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
     oidc.identities_check()
     assert client.get("/t/demo/").status_code == 200  # still there: the refresh token was good
-    import sqlite3
-
-    with sqlite3.connect(provider[1] / "provider.sqlite3") as database:
-        database.execute("UPDATE auth_user SET is_active = 0 WHERE username = 'admin'")
+    provider.switch_off("admin")
     Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
     assert oidc.identities_check() >= 1
     assert client.get("/t/demo/").status_code == 302
@@ -182,11 +206,116 @@ def test_a_workspace_brings_its_own_provider(issuer, provider):
     tenant = workspace_create(name="Own", slug=f"own-{time.time_ns() % 10**9}")
     owner = Actor("usr_x", frozenset(PERMISSIONS["owner"]), tenant.id)
     with pytest.raises(BadRequest):  # nobody becomes owner by a claim
-        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider[0], client_id="c", client_secret="s", roles={"/a": "owner"})
+        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider.url, client_id="c", client_secret="s", roles={"/a": "owner"})
     with pytest.raises(BadRequest):
         oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer="http://example.com", client_id="c", client_secret="s")
     with pytest.raises(BadRequest):  # the platform's client
-        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider[0], client_id="voice-portal", client_secret="s")
-    row = oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider[0], client_id="own", client_secret="s", roles={"/staff": "developer"})
+        oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider.url, client_id="voice-portal", client_secret="s")
+    row = oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=provider.url, client_id="own", client_secret="s", roles={"/staff": "developer"})
     assert oidc.granted(row, {"groups": ["/staff", "/demo/owner"]}) == [(tenant, "developer")] and oidc.granted(row, {"groups": ["/x"]}) == []
     assert Secret.open(row.client_secret) == "s" and "s" != row.client_secret
+
+
+def test_a_key_outlives_a_sign_out_but_not_the_account(issuer, provider):
+    """Offline tokens: signing out of portal and provider says nothing about the account; switching it off ends the key."""
+    assert issuer.endpoints["offline"]
+    client, _, _ = sign_in(issuer, "owner")
+    user = User.objects.get(email="owner@example.org")
+    key, _ = api_key_issue(tenant=Tenant.objects.get(slug="demo"), name="of owner", actor=Actor(user.id, frozenset(PERMISSIONS["owner"])))
+    out = client.post("/accounts/logout/")
+    requests.get(out["Location"], timeout=10, allow_redirects=False)
+    for gone in (False, True):
+        if gone:
+            provider.switch_off("owner")
+        Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
+        oidc.identities_check()
+        key.refresh_from_db()
+        assert (key.revoked_at is not None) == gone
+
+
+def test_without_offline_tokens_a_sign_out_revokes_no_key(plain_provider, issuer):
+    plain = oidc.issuer_save(tenant=None, actor=SYSTEM, name="Plain", issuer=plain_provider.url, client_id="voice-portal", client_secret="portal-secret-for-tests")
+    assert not plain.endpoints["offline"]
+    Identity.objects.filter(user__email="viewer@example.org").delete()
+    User.objects.filter(email="viewer@example.org").delete()
+    browser = requests.Session()
+    client, _, _ = sign_in(plain, "viewer", browser=browser)
+    user = User.objects.get(email="viewer@example.org")
+    assert Identity.objects.get(user=user).refresh_token
+    requests.get(client.post("/accounts/logout/")["Location"], timeout=10, allow_redirects=False)
+    assert Identity.objects.get(user=user).refresh_token == ""  # the provider would refuse it now, whoever lives
+    assert oidc.identities_check() == 0
+
+
+def test_a_session_is_renewed_without_a_word_and_ends_with_that_of_the_provider(issuer):
+    browser = requests.Session()
+    client, _, _ = sign_in(issuer, "developer", browser=browser)
+
+    def due():
+        session = client.session
+        session["oidc_renew_at"] = 1
+        session.save()
+        asked = client.get("/t/demo/agents")
+        begun = client.get(asked["Location"])
+        assert "prompt=none" in begun["Location"]
+        back = browser.get(begun["Location"], timeout=10, allow_redirects=False)
+        return client.get(back.headers["Location"].removeprefix("http://testserver"))
+
+    answer = due()
+    assert answer.status_code == 302 and answer["Location"] == "/t/demo/agents" and client.get("/t/demo/agents").status_code == 200
+    browser.cookies.clear()  # signed out there
+    assert due()["Location"] == "/accounts/login/" and client.get("/t/demo/agents").status_code == 302
+
+
+def test_a_wrong_nonce_ends_the_sign_in(issuer):
+    """Through every real part: the provider's code is good, but the browser's session expects another nonce."""
+    client, browser = Client(), requests.Session()
+    begun = client.get(f"/oidc/{issuer.id}")
+    form = browser.get(begun["Location"], timeout=10)
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.text)[1]
+    answer = browser.post(form.url, data={"username": "developer", "password": "developer-password", "csrfmiddlewaretoken": token}, timeout=10, allow_redirects=False)
+    answer = browser.get(urljoin(form.url, answer.headers["Location"]), timeout=10, allow_redirects=False)
+    session = client.session
+    states = session["oidc_states"]
+    for state in states.values():
+        state["nonce"] = "x" * 32
+    session["oidc_states"] = states
+    session.save()
+    refused = client.get(answer.headers["Location"].removeprefix("http://testserver"))
+    assert refused.status_code == 400 and b"another nonce" in refused.content
+
+
+def test_a_workspaces_provider_may_not_lead_into_our_network(issuer, provider, settings):
+    """With OIDC_ALLOW_LOCAL off, as in production: neither at set-up nor later, wherever its names lead by then."""
+    settings.OIDC_ALLOW_LOCAL = False
+    tenant = workspace_create(name="Guard", slug=f"guard-{time.time_ns() % 10**9}")
+    owner = Actor("usr_x", frozenset(PERMISSIONS["owner"]), tenant.id)
+    for where in (provider.url, "https://localhost/realms/x", "https://127.0.0.1/x", "https://[::1]/x", "https://169.254.169.254/latest", "https://no.such.host.invalid/"):
+        with pytest.raises(BadRequest):
+            oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=where, client_id="c", client_secret="s")
+    inside = Issuer.objects.create(tenant=tenant, name="X", issuer="https://x.example", client_id="c", endpoints={n: "https://127.0.0.1/x" for n in ("jwks", "token", "userinfo")})
+    with pytest.raises(requests.RequestException, match="public"):
+        oidc._ask(inside, "GET", "jwks")
+
+
+def test_the_provider_rotates_its_keys(issuer, provider, signed):
+    """A token by the new key is taken at once (after COOLDOWN_S at most), one by the old key no more."""
+    old = signed()
+    assert oidc.token_claims(old, issuer)
+    provider.stop()
+    key = rsa.generate_private_key(65537, 2048)
+    (provider.folder / "signing.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    provider.start()
+    kid = requests.get(issuer.endpoints["jwks"], timeout=5).json()["keys"][0]["kid"]
+    new = signed(with_key=key, header={"kid": kid})
+    until = time.monotonic() + oidc.COOLDOWN_S + 5
+    while True:
+        try:
+            assert oidc.token_claims(new, issuer)["sub"] == "s"
+            break
+        except SuspiciousOperation:
+            assert time.monotonic() < until
+            time.sleep(0.5)
+    with pytest.raises(SuspiciousOperation):
+        oidc.token_claims(old, issuer)
+    assert sign_in(issuer, "developer")[1].status_code == 302

@@ -37,7 +37,8 @@ USE_TZ = True
 OAUTH2_PROVIDER = {
     "OIDC_ENABLED": True, "OIDC_RSA_PRIVATE_KEY": _key(), "OIDC_ISS_ENDPOINT": ISSUER, "PKCE_REQUIRED": True,
     "OIDC_RP_INITIATED_LOGOUT_ENABLED": True, "OIDC_RP_INITIATED_LOGOUT_ALWAYS_PROMPT": False,
-    "SCOPES": {"openid": "sign in", "email": "e-mail", "profile": "name", "groups": "groups"}, "ACCESS_TOKEN_EXPIRE_SECONDS": 300,
+    "SCOPES": {"openid": "sign in", "email": "e-mail", "profile": "name", "groups": "groups", "offline_access": "stay known"}, "ACCESS_TOKEN_EXPIRE_SECONDS": 300,
     "OAUTH2_VALIDATOR_CLASS": "tools.identity_provider.claims.Validator", "REQUEST_APPROVAL_PROMPT": "auto", "ROTATE_REFRESH_TOKEN": True,
+    "OIDC_RP_INITIATED_LOGOUT_DELETE_TOKENS": os.environ.get("IDP_OFFLINE", "1") != "1",  # as Keycloak: offline tokens outlive the session
     "REFRESH_TOKEN_GRACE_PERIOD_SECONDS": 60,
 }  # fmt: skip

@@ -4,6 +4,7 @@ from django.http import JsonResponse
 from django.urls import include, path
 from oauth2_provider import views
 
+OFFLINE = not settings.OAUTH2_PROVIDER["OIDC_RP_INITIATED_LOGOUT_DELETE_TOKENS"]
 BASE = f"realms/{settings.REALM}/protocol/openid-connect"
 
 
@@ -13,6 +14,7 @@ def discovery(request):
         "issuer": settings.ISSUER, "authorization_endpoint": f"{at}/auth", "token_endpoint": f"{at}/token", "userinfo_endpoint": f"{at}/userinfo",
         "jwks_uri": f"{at}/certs", "end_session_endpoint": f"{at}/logout", "response_types_supported": ["code"], "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"], "code_challenge_methods_supported": ["S256"],
+        "scopes_supported": ["openid", "email", "profile", *(["offline_access"] if OFFLINE else [])],
     })  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from urllib.parse import parse_qs, urlsplit
 
 import requests
 from django import forms
 from django.contrib import messages
+from django.contrib.auth import logout
 from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -15,18 +17,23 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
 
-from apps.accounts.models import Issuer
+from apps.accounts.models import Identity, Issuer
 from apps.portal.forms import JsonText
 from apps.portal.views.access import found, in_workspace
 from apps.teams.models import Role
 from apps.teams.oidc import answer_setting, issuer_save, of_issuer
 
 log = logging.getLogger("vivavoce.oidc")
+RENEW_S = 15 * 60
+SIGNED_OUT_THERE = ("login_required", "interaction_required", "consent_required", "account_selection_required")
 PENDING = 20  # sign-ins under way a session keeps
 
 
 class _Ask(OIDCAuthenticationRequestView):
     get_settings = staticmethod(answer_setting)
+
+    def get_extra_params(self, request):
+        return {"prompt": "none"} if request.GET.get("prompt") == "none" else {}
 
 
 class _Back(OIDCAuthenticationCallbackView):
@@ -54,6 +61,10 @@ def callback(request: HttpRequest) -> HttpResponse:
     if issuer is None:
         return _refused(request, "this sign-in was not begun here, or too long ago")
     request.session["oidc_pending"] = [p for p in request.session["oidc_pending"] if p[0] != request.GET["state"]]
+    if request.GET.get("error") in SIGNED_OUT_THERE and "oidc_renew_at" in request.session:
+        logout(request)
+        messages.success(request, "You are signed out at your provider; sign in again.")
+        return redirect("account_login")
     if request.GET.get("error"):
         return _refused(request, f"the provider said {request.GET['error'][:60]!r}")
     try:
@@ -67,6 +78,10 @@ def callback(request: HttpRequest) -> HttpResponse:
     if not request.user.is_authenticated:
         return _refused(request, "the provider's answer does not let you in")
     request.session["oidc_issuer"] = issuer.id
+    if Identity.objects.filter(issuer=issuer, user=request.user, refresh_token="").exists():
+        request.session["oidc_renew_at"] = time.time() + RENEW_S
+    else:  # teams.identities_check asks with the token
+        request.session.pop("oidc_renew_at", None)
     return answer
 
 
