@@ -107,3 +107,10 @@ def test_the_billing_sandbox_stands_alone():
         for name in imports(path):
             top = name.split(".")[0]
             assert top in sys.stdlib_module_names or name.startswith("tools.billing_sandbox") or name in ("tools", "uvicorn"), f"{path.name} imports {name}"
+
+
+def test_schemas_of_the_api_have_names_of_their_own():
+    """The OpenAPI document keeps one schema a name: a second of the same name would describe both answers, one of them wrongly."""
+    names = [node.name for path in files("apps/api/v1") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+             and any(isinstance(b, ast.Name) and b.id in ("Schema", "Body") or isinstance(b, ast.Name) and b.id.endswith("Out") for b in node.bases)]  # fmt: skip
+    assert sorted(names) == sorted(set(names)), [n for n in names if names.count(n) > 1]

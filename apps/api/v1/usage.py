@@ -31,7 +31,7 @@ class Breakdown(Schema):
     unbilled: dict[str, int] = Field(description="work that no client got; in no sum and on no invoice", examples=[{"tokens_out": 12}])
 
 
-class LineOut(Schema):
+class SpendLine(Schema):
     meter: str
     units: int
     included: int
@@ -51,7 +51,7 @@ class SpendOut(Schema):
     cap_micros: int | None = Field(description="of the workspace")
     plan_cap_micros: int | None = Field(description="of its plan: 0 allows only what is included")
     alerts: list[int]
-    lines: list[LineOut]
+    lines: list[SpendLine]
 
 
 class CapIn(Body):
@@ -59,7 +59,7 @@ class CapIn(Body):
     alerts: list[int] = Field([50, 80, 100], description="per cent of the cap at which owners and billing members get mail", examples=[[50, 80, 100]])
 
 
-class EntryOut(Schema):
+class LedgerEntry(Schema):
     id: int
     session_id: str
     turn_id: str
@@ -101,7 +101,7 @@ def export(request, first: str | None = None, last: str | None = None, zone: str
     return HttpResponse("".join(selectors.usage_csv(_span(first, last, zone))), content_type="text/csv; charset=utf-8")
 
 
-@router.get("entries", response=answers(200, Page[EntryOut]), summary="Entries of the ledger, newest first")
+@router.get("entries", response=answers(200, Page[LedgerEntry]), summary="Entries of the ledger, newest first")
 @needs("usage.read")
 def entries(request, limit: int = Limit(), after: str | None = None, session_id: str = "", turn_id: str = ""):
     rows = UsageEntry.objects.all()
