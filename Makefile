@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
 VENV := .venv
 PY := $(VENV)/bin/python
-.PHONY: run test bench chaos soak clean-venv check-python
+.PHONY: run test bench chaos soak fuzz clean-venv check-python
 
 run: $(VENV)/.run
 	@exec $(PY) manage.py up
@@ -18,6 +18,9 @@ chaos: $(VENV)/.test
 
 soak: $(VENV)/.test
 	@$(PY) -m bench.soak
+
+fuzz: $(VENV)/.test
+	@$(PY) -m bench.fuzz
 
 check-python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (https://www.python.org/downloads/)"; exit 1; }

@@ -66,7 +66,7 @@ async def learn(live: Live, event: dict[str, Any]) -> None:
 
 def _named(settings: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
-    if isinstance(prompt := settings.get("prompt"), dict) and _ID.fullmatch(str(prompt.get("id"))):
+    if isinstance(prompt := settings.get("prompt"), dict) and isinstance(prompt.get("id"), str) and _ID.fullmatch(prompt["id"]):
         found.append(prompt)
     if isinstance(model := settings.get("model"), str) and model.startswith("agt_") and _ID.fullmatch(model):
         found.append({"id": model})
