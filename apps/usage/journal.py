@@ -20,15 +20,17 @@ from redis import Redis
 from apps.common.errors import BadRequest
 from apps.conversations.services import item_save
 from apps.tenants.context import Bound, bound
-from apps.usage.services import session_end, session_open, turn_record
+from apps.usage.services import session_end, session_open, turn_record, usage_record
 
 log = logging.getLogger("vivavoce.usage")
 SESSIONS = "voice:sessions"  # sorted set: session -> until when it can be resumed if nobody holds it
 REFUSED = "usage:refused"  # hash: what the database will never take, for an operator to look at
+CALLS = "usage:calls"  # hash: req_… -> {"tenant": [id, schema, slug], "call": arguments of usage_record}: REST calls that are not in the ledger yet
 GRACE_S = 15.0  # beyond a session's window, until a gateway that does not tell that it holds it counts as dead
 REPLAY_AFTER_S = 15.0  # a gateway that lives has written by then, or tries still
 LOST_AFTER_S = 60.0  # beyond the window: gateways clear such sessions away within seconds; this is for when there is none
 PAGE = 200
+REFUSALS = (DataError, IntegrityError, ProgrammingError, BadRequest)  # ProgrammingError: its workspace was erased
 
 # kind of an entry -> what writes it
 WRITES: dict[str, Callable[..., None]] = {"open": session_open, "item": item_save, "turn": turn_record, "end": session_end}
@@ -46,7 +48,8 @@ def entry_write(*, session_id: str, kind: str, fields: dict[str, Any]) -> None:
 
 def replay(redis: Redis, older_than_s: float = REPLAY_AFTER_S) -> int:
     """Write what gateways owe that were not seen for so long; how many entries. Raises database and Redis errors: try again later."""
-    return sum(_pay(redis, session_id, about) for session_id, about, seen_at in _sessions(redis) if time.time() - seen_at >= older_than_s)
+    of_sessions = sum(_pay(redis, session_id, about) for session_id, about, seen_at in _sessions(redis) if time.time() - seen_at >= older_than_s)
+    return of_sessions + sum(_pay_call(redis, name, json.loads(kept), older_than_s) for name, kept in list(redis.hscan_iter(CALLS, count=PAGE)))
 
 
 def close_lost(redis: Redis, older_than_s: float | None = None) -> int:
@@ -87,11 +90,34 @@ def _pay(redis: Redis, session_id: str, about: dict[str, Any]) -> int:
     return len(entries)
 
 
+def call_keep(redis: Redis, tenant: Bound, call: dict[str, Any]) -> None:
+    """Before a REST call is written: whoever comes after this process writes it."""
+    redis.hset(CALLS, call["session_id"], json.dumps({"tenant": [tenant.tenant_id, tenant.schema, tenant.slug], "call": call}))
+
+
+def call_written(redis: Redis, call_id: str) -> None:
+    redis.hdel(CALLS, call_id)
+
+
+def _pay_call(redis: Redis, name: bytes, kept: dict[str, Any], older_than_s: float) -> int:
+    call = kept["call"]
+    if time.time() - call["at"] < older_than_s:
+        return 0
+    try:
+        with bound(Bound(*kept["tenant"])):
+            usage_record(**{**call, "at": datetime.fromtimestamp(call["at"], UTC)})
+    except REFUSALS as error:
+        log.error("usage: call %s is refused by the database: %s", call["session_id"], type(error).__name__)
+        redis.hset(REFUSED, call["session_id"], json.dumps(kept))
+    redis.hdel(CALLS, name)
+    return 1
+
+
 def _write(redis: Redis, about: dict[str, Any], session_id: str, entry: list[Any]) -> None:
     number, kind, fields = entry
     try:
         with bound(Bound(about["tenant_id"], about["schema"], about["slug"])):
             entry_write(session_id=session_id, kind=kind, fields=fields)
-    except (DataError, IntegrityError, ProgrammingError, BadRequest) as error:  # ProgrammingError: its workspace was erased
+    except REFUSALS as error:
         log.error("usage: %s of %s is refused by the database: %s", kind, session_id, type(error).__name__)
         redis.hset(REFUSED, f"{session_id}/{number or kind}", json.dumps(entry))

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,9 +15,9 @@ from django.db import connection
 
 from apps.common.actors import SYSTEM
 from apps.common.errors import BadRequest, Conflict, NotFound
-from apps.tenants.context import bound, bound_public
+from apps.tenants.context import Bound, bound, bound_public, current
 from apps.tenants.services import tenant_create
-from apps.usage import accounts, rollups
+from apps.usage import accounts, journal, rollups
 from apps.usage.models import Account, Reservation, UsageEntry, UsagePending, UsageRollup
 from apps.usage.money import cost_micros, line_micros
 from apps.usage.reservations import release, reserve
@@ -198,3 +199,16 @@ def test_a_silent_session_gives_back_what_it_held(tenant):
     for units in ({"session_ms": -1}, {"session_ms": 10**13}, {"minutes": 1}):
         with pytest.raises(BadRequest):
             reserve(session_id="sess_b", units=units)
+
+
+def test_a_call_whose_gateway_died_is_written_once_by_another_process(tenant):
+    call = {"session_id": f"req_{time.time_ns()}", "turn_id": "", "meters": {"requests": 1, "characters": 40}, "agent_id": "agt_1", "key_id": "key_1", "at": time.time()}
+    erased = Bound("ten_gone", "t_gone_away", "gone")
+    with closing(journal.connection()) as redis:
+        journal.call_keep(redis, current(), call)
+        journal.call_keep(redis, erased, call | {"session_id": "req_of_an_erased_workspace"})
+        assert journal.replay(redis, older_than_s=60) == 0
+        usage_record(**{**call, "at": None})  # its gateway wrote it, and died before it said so
+        assert journal.replay(redis, older_than_s=0) == 2 and journal.replay(redis, older_than_s=0) == 0
+        assert redis.hdel(journal.REFUSED, "req_of_an_erased_workspace") == 1
+    assert ledger() == {"requests": 1, "characters": 40}

@@ -6,13 +6,16 @@ import asyncio
 import functools
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
+from redis import RedisError
 
 from apps.agents.selectors import AgentConfig, agent_for_session
 from apps.apikeys.models import ApiKey
@@ -21,6 +24,7 @@ from apps.common.errors import BadRequest, InsufficientScope, NotFound, Overload
 from apps.common.ids import new_id
 from apps.tenants.context import bound, in_public, in_tenant
 from apps.tenants.models import Tenant
+from apps.usage import journal
 from apps.usage.limits import REST, Level, levels_of, limiter
 from apps.usage.reservations import check_open
 from apps.usage.services import usage_record
@@ -29,6 +33,7 @@ from voice.gateway.rest.work import WorkFailed
 log = logging.getLogger("voice.rest")
 MAX_JSON = 4 * 1024 * 1024
 WRITE_TRIES = 5
+_redis = functools.cache(journal.connection)
 _writing: set[asyncio.Task] = set()  # ledger entries on their way: they outlive the request
 
 
@@ -60,14 +65,25 @@ class Caller:
     async def _write(self, agent_id: str, meters: dict[str, int]) -> None:
         if tokens := meters.get("tokens_in", 0) + meters.get("tokens_out", 0):
             await asyncio.to_thread(limiter().count, self.levels, "tokens_per_minute", tokens)
+        call = {"session_id": self.id, "turn_id": "", "meters": meters, "agent_id": agent_id, "key_id": self.principal.key_id, "at": time.time()}
+        kept = await self._try(journal.call_keep, _redis(), self.principal.tenant, call)
         for attempt in range(WRITE_TRIES):
             try:
-                return await in_tenant(self.principal.tenant, usage_record, session_id=self.id, turn_id="", meters=meters, agent_id=agent_id,
-                                       key_id=self.principal.key_id)  # fmt: skip
+                await in_tenant(self.principal.tenant, usage_record, **{**call, "at": datetime.fromtimestamp(call["at"], UTC)})
+                await self._try(journal.call_written, _redis(), self.id)
+                return
             except (DatabaseError, OSError) as error:
                 log.warning("usage of %s: %s; trying again", self.id, type(error).__name__)
                 await asyncio.sleep(0.2 * 3**attempt)
-        log.error("usage of %s was not written: %s", self.id, meters)
+        log.error("usage of %s was not written: %s%s", self.id, meters, " (it lies in the journal)" if kept else "")
+
+    async def _try(self, function: Callable[..., None], *args: Any) -> bool:
+        try:
+            await asyncio.to_thread(function, *args)
+            return True
+        except (OSError, RedisError) as error:
+            log.warning("journal of %s: %s", self.id, type(error).__name__)
+            return False
 
 
 View = Callable[..., Awaitable[HttpResponse]]
