@@ -22,7 +22,8 @@ LLM_OPENAI_API_KEY = envsecret("LLM_OPENAI_API_KEY")
 VOICES = envlist("VOICES", [])  # names of voices clients may ask for beside the ten of OpenAI and those of the engines
 DEVICE = envstr("VOICE_DEVICE", "cpu")  # cpu, cuda, auto
 ENGINE_THREADS = envint("ENGINE_THREADS", 1)  # threads inside one inference
-WORKER_SLOTS = envint("WORKER_SLOTS", 16)  # jobs a worker process holds at once
+WORKER_SLOTS = envint("WORKER_SLOTS", 16)  # jobs a worker process of the llm stage holds at once
+SPEECH_SLOTS = envint("SPEECH_SLOTS", 128)  # of stt and tts, whose jobs last as long as somebody speaks and wait most of the time
 
 # Deadlines
 START_DEADLINE_MS = envint("START_DEADLINE_MS", 2000)  # a job no worker took by then is handed out again

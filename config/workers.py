@@ -89,7 +89,8 @@ def prepare(sender, instance, **kwargs) -> None:
     stages = [stage for stage in STAGES if stage in instance.app.amqp.queues.consume_from]
     for stage in stages:
         cache.get(stage, *DEFAULTS[stage])
-    _runner = Runner(RedisWorkerBus(settings.REDIS_URL), cache, f"{socket.gethostname()}:{os.getpid()}", settings.WORKER_SLOTS)
+    _runner = Runner(RedisWorkerBus(settings.REDIS_URL), cache, f"{socket.gethostname()}:{os.getpid()}",
+                     settings.WORKER_SLOTS if "llm" in stages else settings.SPEECH_SLOTS)  # fmt: skip
     for stage in stages:
         _runner.serve(stage)
     tasks.use(_runner)

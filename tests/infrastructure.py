@@ -59,7 +59,7 @@ class Stack:
         """One more worker; (its name, its process). It serves a second or so later: see wait_workers."""
         self._count += 1
         name = f"{stage}-{self._count}"
-        child = processes.worker(stage, 16, name)
+        child = processes.worker(stage, name)
         if python:
             child = processes.Child(child.name, (python, *child.command[1:]))
         return name, self.run(child, **environment)

@@ -40,9 +40,9 @@ def billing_sandbox(port: int, folder: Path, webhook_url: str) -> Child:
     return Child("billing_sandbox", command, "/_sandbox/health", port)
 
 
-def worker(stage: str, slots: int, name: str | None = None) -> Child:
-    name = name or stage
-    command = (sys.executable, "-m", "celery", "-A", "config.workers:app", "worker", "-Q", stage, "-c", str(slots), "-n", f"{name}@%h", *WORKER)
+def worker(stage: str, name: str | None = None) -> Child:
+    name, slots = name or stage, os.environ.get("WORKER_SLOTS", "16") if stage == "llm" else os.environ.get("SPEECH_SLOTS", "128")
+    command = (sys.executable, "-m", "celery", "-A", "config.workers:app", "worker", "-Q", stage, "-c", slots, "-n", f"{name}@%h", *WORKER)
     return Child(name, command)
 
 

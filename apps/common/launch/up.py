@@ -189,9 +189,8 @@ class Up:
         return {"password": values.get("PORTAL_PASSWORD", ""), "api_key": values.get("VOICE_API_KEY", "")}
 
     def start_children(self) -> None:
-        slots = int(os.environ.get("WORKER_SLOTS", "16"))
         table = {
-            "stt": processes.worker("stt", slots), "llm": processes.worker("llm", slots), "tts": processes.worker("tts", slots),
+            "stt": processes.worker("stt"), "llm": processes.worker("llm"), "tts": processes.worker("tts"),
             "gateway": processes.gateway(self.gateway_port), "portal": processes.portal(self.portal_port),
             "default": processes.default_worker(), "beat": processes.beat(self.var),
             "billing_sandbox": processes.billing_sandbox(self.sandbox_port, self.var / "billing_sandbox", f"http://127.0.0.1:{self.portal_port}/stripe/webhook"),
