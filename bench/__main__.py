@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tests import conftest  # chooses ports and sets the environment before Django loads
@@ -43,6 +44,8 @@ class Bench:
                 server.start()
         prepare()
         self.stack = Stack(conftest.WORK)
+        if self.only in "voice to voice":
+            self.start_slow_model()
         self.stack.start()
         self.tenant, self.key = self.stack.new_tenant("bench")
         os.environ["VOICE_API_KEY"] = self.key
@@ -53,16 +56,26 @@ class Bench:
             if server is not None:
                 server.stop()
 
+    def start_slow_model(self) -> None:
+        """A language model that is as slow as a larger one: a stand-in in a process of its own, spoken to by URL."""
+        from apps.common.launch import processes
+        from apps.common.launch.servers import free_port
+
+        port = free_port()
+        os.environ |= {"LLM_OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "LLM_OPENAI_API_KEY": "right"}
+        self.stack.run(processes.Child("slow-model", (sys.executable, "-m", "tests.integration.openai_server", str(port), "200", "80")))
+
     # 1 voice to voice
 
-    def bare_pipeline(self):
-        """The same models one after the other in this process, behind the same endpointing."""
+    def bare_pipeline(self, **other):
+        """The same models one after the other in this process, behind the same endpointing. `other`: stage=(engine, model)."""
         from config.workers import DEFAULTS, engine_settings
         from voice.engines import create
 
-        engines = {}
-        for stage, (name, model) in DEFAULTS.items():
-            engines[stage] = create(stage, name, model, engine_settings())
+        engines, url = {}, os.environ.get("LLM_OPENAI_BASE_URL", "")
+        settings = replace(engine_settings(), openai_base_url=url, openai_api_key=os.environ.get("LLM_OPENAI_API_KEY", ""))
+        for stage, (name, model) in {**DEFAULTS, **other}.items():
+            engines[stage] = create(stage, name, model, settings)
             engines[stage].load()
         return engines
 
@@ -95,20 +108,52 @@ class Bench:
         raise RuntimeError("no end of speech found")
 
     async def voice_to_voice(self) -> None:
+        """Answers begun ahead, the same begun at the end of the turn, and the bare pipeline, turn about; then with a slower language model."""
+        self.compare_turns(await self.turns(self.bare_pipeline(), {}), "embedded models")
+        slow = {"llm_engine": "openai", "llm_model": "slow"}
+        self.compare_turns(await self.turns(self.bare_pipeline(llm=("openai", "slow")), slow), "language model by URL, 200 ms + 80 tokens/s (stand-in)")
+
+    async def turns(self, engines, fields: dict) -> tuple[list, dict]:
+        """(ms of the bare pipeline, {ahead, waiting: results})."""
         import numpy as np
 
         from voice.gateway.talk import Talk, read_wav
 
-        engines, pcm = self.bare_pipeline(), read_wav(ROOT / "samples" / "question.wav")
+        pcm = read_wav(ROOT / "samples" / "question.wav")
         loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2")) > 200)
         end = (int(loud[-1]) + 1) * 2
-        ours, bare = [], []
+        keys = {"ahead": await asyncio.to_thread(self.new_caller, "ahead", **fields),
+                "waiting": await asyncio.to_thread(self.new_caller, "waiting", turn_detection={"preemptive": False}, **fields)}  # fmt: skip
+        bare, ours = [], {name: [] for name in keys}
         for _ in range(5 if self.quick else 25):
             bare.append(await self.bare_turn(engines, pcm, end))
-            result = await Talk(self.stack.realtime, self.key, lambda text: None).run(pcm, None, None, None)
-            ours.append(result.first_audio_ms)
-        a, b = statistics.median(ours), statistics.median(bare)
-        self.row("voice to voice, p50", f"{a:.0f} ms", f"{b:.0f} ms (bare pipeline)", f"{a / b:.3f}x, {a - b:+.1f} ms", "<= 1.10x + 10 ms")
+            for name, key in keys.items():
+                ours[name].append(await Talk(self.stack.realtime, key, lambda text: None).run(pcm, None, None, None))
+        return bare, ours
+
+    def compare_turns(self, found: tuple[list, dict], what: str) -> None:
+        bare, ours = found
+        b, wait_ms = statistics.median(bare), 500
+        for name, bar in (("ahead", "<= 0.6x"), ("waiting", "<= 1.10x + 10 ms")):
+            a = statistics.median(r.first_audio_ms for r in ours[name])
+            self.row(f"voice to voice, {what}, answer begun {name}, p50", f"{a:.0f} ms", f"{b:.0f} ms (bare pipeline)", f"{a / b:.3f}x, {a - b:+.1f} ms", bar)
+            a = statistics.median(r.first_audio_ms - r.endpoint_ms for r in ours[name])
+            self.row(f"  of which after the end of the turn was certain, {name}, p50", f"{a:.1f} ms", f"{b - wait_ms:.0f} ms (bare pipeline)",
+                     f"{a / (b - wait_ms):.3f}x", "<= 30 ms" if name == "ahead" else "")  # fmt: skip
+
+    def new_caller(self, slug: str, **fields) -> str:
+        """A key of a workspace whose agent is like this."""
+        from apps.agents.models import Agent
+        from apps.agents.services import agent_publish, draft_save
+        from apps.common.actors import SYSTEM
+        from apps.tenants.context import bound
+
+        tenant, key = self.stack.new_tenant(slug)
+        with bound(tenant):
+            agent = Agent.objects.first()
+            draft_save(agent=agent, actor=SYSTEM, tool_hosts=[], **fields)
+            agent_publish(agent=agent, actor=SYSTEM)
+        return key
 
     # 2 gateway CPU
 

@@ -1,6 +1,8 @@
 """A small OpenAI-compatible server over our own ctranslate2 engine, standing in for `vllm serve` or Ollama: a real process on a real socket.
 
-    python -m tests.integration.openai_server PORT
+    python -m tests.integration.openai_server PORT [FIRST_MS TOKENS_PER_S]
+
+With the last two it is as slow as a larger model: the first word comes after FIRST_MS, the others at that pace (bench/).
 """
 
 from __future__ import annotations
@@ -8,12 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from config.workers import engine_settings
 from voice.engines import create
 from voice.engines.base import Completion, CompletionRequest, EngineError, TextDelta
 
+FIRST_S, EACH_S = (float(sys.argv[2]) / 1000, 1 / float(sys.argv[3])) if len(sys.argv) > 3 else (0.0, 0.0)
 engine = create("llm", "ctranslate2", "embedded-closed-vocab", engine_settings())
 
 
@@ -43,7 +47,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         calls = 0
+        time.sleep(FIRST_S)
         for piece in itertools.chain([first], pieces):
+            time.sleep(EACH_S)
             if isinstance(piece, TextDelta):
                 self.event({"choices": [{"delta": {"content": piece.text}}]})
             elif isinstance(piece, Completion):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import redis
@@ -91,6 +92,56 @@ async def test_each_stage_does_its_work_in_numbered_chunks(bus):
     assert [c.index for c in chunks if c.final] == [0, 1] and sum(len(c.pcm) for c in chunks) > 40_000
 
 
+async def test_speech_is_heard_while_it_is_spoken(bus):
+    """Fed piece by piece: a transcript so far at the pause, which is the whole one when nothing more comes, without hearing it again."""
+    from tests.infrastructure import ROOT
+    from voice.gateway.talk import read_wav
+
+    pcm = read_wav(ROOT / "samples" / "question.wav")
+    job = make(Stage.STT, {"language": "en", "prompt": "", "rate_hz": 24000, "interim_ms": 400})
+    await bus.open(job, (Feed(0, pcm=pcm[:19200]),))
+    found, index = [], 0
+    for at in range(19200, len(pcm), 19200):
+        index += 1
+        await asyncio.sleep(0.4)
+        await bus.feed(job, Feed(index, pcm=pcm[at : at + 19200]))
+    await bus.feed(job, Feed(index + 1, flush=True))
+    while not found or found[-1].index <= index:
+        found.append((await collect(bus, job, until=(ChunkKind.TRANSCRIPT,)))[-1])
+    assert found[-1].text == "what is seven plus five" and not found[-1].final and found[-1].meta["confidence"] > 0.8
+    assert len(found) >= 2 and found[0].text.startswith("what")  # something was heard in between
+    heard_ms = found[-1].meta["decoded_ms"]
+    await bus.feed(job, Feed(index + 2, last=True))
+    *_, last, done = await collect(bus, job)
+    assert last.final and last.text == found[-1].text and done.meta["decoded_ms"] <= heard_ms + 2100 and done.meta["audio_ms"] == len(pcm) // 48
+
+
+async def test_every_voice_is_another_one(bus):
+    from voice.engines.tts.espeak import VOICES
+
+    sounds = set()
+    for voice in VOICES:
+        job = make(Stage.TTS, {**SPEECH, "voice": voice})
+        await bus.open(job, (Feed(0, "Good morning.", last=True),))
+        chunks = await collect(bus, job)
+        sounds.add(b"".join(c.pcm for c in chunks))
+        assert [m for c in chunks for m in c.marks][:2] and chunks[-1].meta["audio_ms"] > 500
+    assert len(sounds) == len(VOICES) and min(len(s) for s in sounds) > 24000
+
+
+async def test_a_language_model_that_is_away_fails_soon_and_the_next_attempt_may_go_to_another(bus):
+    """The provider by URL is not there (its answers: test_engines.py); the same job is done by the embedded one as attempt 2."""
+    job = make(Stage.LLM, answer("what is seven plus five"), engine="openai", model="away")
+    began = time.monotonic()
+    await bus.open(job)
+    last = (await collect(bus, job))[-1]
+    assert last.kind is ChunkKind.FAILED and last.name == "llm_unavailable" and last.meta["retryable"] and time.monotonic() - began < 5
+    engine, model = workers.DEFAULTS[Stage.LLM]
+    await bus.open(replace(job, attempt=2, engine=engine, model=model))
+    chunks = await collect(bus, job)
+    assert "".join(c.text for c in chunks if c.kind is ChunkKind.TEXT) == "Seven plus five is twelve." and {c.attempt for c in chunks} == {2}
+
+
 async def test_voices_and_speeds(bus):
     lengths = {}
     for speed in (0.5, 1.0, 2.0):
@@ -118,7 +169,7 @@ async def test_a_waiting_worker_beats_and_a_cancel_frees_it(bus):
         await bus.cancel(job, "client_cancelled")
         assert (await collect(bus, job))[-1].name == "cancelled"
         waits.append(time.monotonic() - began)
-    assert sorted(waits)[18] < 0.25
+    assert sorted(waits)[10] < 0.05 and sorted(waits)[18] < 0.25
 
 
 async def test_a_second_delivery_and_a_lower_attempt_are_not_done(bus):

@@ -7,7 +7,7 @@ from typing import Any
 
 START_WINDOWS = 2  # this many windows of speech in a row begin an utterance (64 ms)
 RESUME_WINDOWS = 3  # and this many go on after a pause (96 ms): a click or a breath does not
-PAUSE_MS = 160  # silence after which the utterance may be over; stop consonants and breaths are shorter
+PAUSE_MS = 128  # silence after which the utterance may be over: four windows; most stop consonants and breaths are shorter
 HYSTERESIS = 0.15  # speech goes on down to threshold - this
 SEMANTIC_THRESHOLD = 0.5
 SEMANTIC_LIMIT_MS = {"low": 8000, "medium": 4000, "auto": 4000, "high": 2000}  # protocol section 3, flow 4

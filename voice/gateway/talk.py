@@ -71,9 +71,11 @@ class Result:
     connect_ms: float = 0.0
     transcript_ms: float | None = None
     first_text_ms: float | None = None
+    endpoint_ms: float | None = None  # the end of the turn was certain
     first_audio_ms: float | None = None
     done_ms: float | None = None
     segments: list = field(default_factory=list)
+    overlapped: list = field(default_factory=list)
 
     def to_json(self) -> dict:
         values = {k: v for k, v in self.__dict__.items() if k != "audio"}
@@ -162,6 +164,8 @@ class Talk:
         if kind == "conversation.item.input_audio_transcription.completed":
             result.transcript, result.transcript_ms = event["transcript"], since
             self.say(f"you     {event['transcript']}\n")
+        elif kind == "input_audio_buffer.speech_stopped":
+            result.endpoint_ms = since
         elif kind in ("response.output_audio_transcript.delta", "response.output_text.delta"):
             if not result.answer:
                 result.first_text_ms = since
@@ -175,7 +179,7 @@ class Talk:
         elif kind == "response.function_call_arguments.done":
             self.say(f"agent   calls {event['name']}({event['arguments']})")
         elif kind == "ext.response.timing":
-            result.segments = event["segments"]
+            result.segments, result.overlapped = event["segments"], event.get("overlapped", [])
         elif kind == "response.done":
             result.status, result.done_ms = event["response"]["status"], since
             if result.status == "failed":
@@ -187,15 +191,20 @@ class Talk:
             self.say(f"error   {result.error}\n")
 
 
-def waterfall(segments: list[dict]) -> str:
-    """Segments of a turn as bars on one time line."""
+def waterfall(segments: list[dict], overlapped: list[dict] = ()) -> str:
+    """Segments of a turn as bars on one time line; in light grey what was done while the first of them lasted."""
     total = sum(s["ms"] for s in segments) or 1.0
-    lines, before = [], 0.0
-    for segment in segments:
-        left = round(before / total * BAR)
-        width = max(1, round(segment["ms"] / total * BAR))
-        lines.append(f"  {segment['name'].replace('_', ' '):12} {segment['ms']:8.1f} ms  {' ' * left}{'█' * width}")
-        before += segment["ms"]
+    lines: list[str] = []
+
+    def draw(rows: list[dict], bar: str, before: float = 0.0) -> None:
+        for row in rows:
+            left, width = round(before / total * BAR), max(1, round(row["ms"] / total * BAR))
+            lines.append(f"  {row['name'].replace('_', ' '):12} {row['ms']:8.1f} ms  {' ' * left}{bar * width}")
+            before += row["ms"]
+
+    draw(segments[:1], "█")
+    draw(overlapped, "░")
+    draw(segments[1:], "█", segments[0]["ms"] if segments else 0.0)
     lines.append(f"  {'together':12} {total:8.1f} ms  from the end of speech to the first sound")
     return "\n".join(lines)
 
@@ -273,7 +282,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result.to_json()))
     elif result.segments:
-        print(waterfall(result.segments))
+        print(waterfall(result.segments, result.overlapped))
     return 0 if result.status == "completed" else 1
 
 
