@@ -112,13 +112,13 @@ class Driver:
             self.chunk(job, ChunkKind.STARTED)
         return self.chunk(job, ChunkKind.TRANSCRIPT, text=text, final=True, index=len(self.fed[job.id]) - 1)
 
-    def hear(self, text: str, confidence: float = 1.0, upto: int | None = None) -> list[dict[str, Any]]:
+    def hear(self, text: str, confidence: float = 1.0, upto: int | None = None, **meta: Any) -> list[dict[str, Any]]:
         """Recognition of the speech under way says what it heard of everything it was fed (or `upto` this feed)."""
         job = self.session.turns.hearing.lease.job
         if (job.id, job.attempt) not in self.seq:
             self.chunk(job, ChunkKind.STARTED)
         index = len(self.fed[job.id]) - 1 if upto is None else upto
-        return self.chunk(job, ChunkKind.TRANSCRIPT, text=text, index=index, meta={"confidence": confidence})
+        return self.chunk(job, ChunkKind.TRANSCRIPT, text=text, index=index, meta={"confidence": confidence, **meta})
 
     def write(self, *texts: str, finish: str = "stop") -> list[dict[str, Any]]:
         """The language model answers."""

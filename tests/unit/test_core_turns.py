@@ -233,12 +233,13 @@ def test_semantic_vad_waits_by_what_was_said():
     d.send("session.update", session={"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}})
     d.edge("started", 100)
     d.audio(400)
-    d.edge("paused", 160, silence_ms=160, fall=0.9)
-    d.hear("what is the capital of")
+    d.edge("paused", 160, silence_ms=160)
+    assert d.job(Stage.STT).params["turn_end"]
+    d.hear("what is the capital of", ended=0.1)
     unheard, unfinished = [e.silence_ms for e in d.of(fx.EndTurnAfter)]
     d.edge("resumed", 96)
-    d.edge("paused", 500, silence_ms=160, fall=0.9)
-    d.hear("what is the capital of france")
+    d.edge("paused", 500, silence_ms=160)
+    d.hear("what is the capital of france", ended=0.97)
     assert d.of(fx.EndTurnAfter)[-1].silence_ms <= 300 < unheard < unfinished
 
 

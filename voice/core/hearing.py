@@ -12,6 +12,7 @@ from voice.core.jobs import Chunk, Feed, Stage
 from voice.core.leases import Lease
 
 FEED_MS = 600  # audio is handed to recognition this often while somebody speaks
+RESUMED_PADDING_MS = 150  # of the silence inside an utterance that is heard before its next word; the rest of it is left out
 EAGER_FEED_MS = 300  # while it is open whether an answer is interrupted
 
 
@@ -25,13 +26,15 @@ class Hearing:
         self.pause_feed: int | None = None
         self.every_ms = every_ms
         self.text, self.confidence, self.heard_feed, self.decoded_ms = "", 1.0, -1, 0
+        self.ended: float | None = None  # the chance that the user has finished, where the worker told one
         self.heard_at = self.paused_at = 0.0
         self.lease: Lease | None = None
         self._open(interim_ms)
 
     def _open(self, interim_ms: int) -> None:
         config = self.context.config
-        params = {**self.context.settings.stt_hints(), "rate_hz": 24000, "interim_ms": interim_ms}
+        params = {**self.context.settings.stt_hints(), "rate_hz": 24000, "interim_ms": interim_ms,
+                  "turn_end": self.context.settings.turn_detection["type"] == "semantic_vad"}  # fmt: skip
         deadline_ms = config.max_buffer_ms + config.stt_deadline_ms
         self.lease = self.context.open_job(Stage.STT, self.item_id, deadline_ms, params, self._feeds(), ahead=True)
 
@@ -58,8 +61,10 @@ class Hearing:
         if self.lease is not None:
             self._send(self._next(to_ms, flush=True))
 
-    def resume(self) -> None:
+    def resume(self, at_ms: int) -> None:
+        """Speech goes on: most of the silence is left out, which models that heard whole sentences only are the better for."""
         self.pause_feed = None
+        self.fed_ms = max(self.fed_ms, at_ms - RESUMED_PADDING_MS)
 
     def _next(self, to_ms: int, flush: bool = False, last: bool = False) -> Feed:
         feed = Feed(self.next_feed, pcm=self.buffer.peek(self.fed_ms, to_ms), flush=flush, last=last)
@@ -74,6 +79,7 @@ class Hearing:
         if chunk.index <= self.heard_feed and chunk.text.strip() == self.text:
             return False
         self.text, self.confidence = chunk.text.strip(), float(chunk.meta.get("confidence", 1.0))
+        self.ended = chunk.meta.get("ended")
         self.heard_feed, self.heard_at = chunk.index, self.context.now
         self.decoded_ms = int(chunk.meta.get("decoded_ms", 0))
         return True

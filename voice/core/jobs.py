@@ -31,8 +31,8 @@ class Job:
     """One stage of one turn.
 
     `params` is JSON and depends on the stage:
-    stt: {language, prompt, rate_hz, interim_ms}  input by feeds: PCM16 mono at rate_hz, `last` ends it; a transcript so far
-                                                  after `flush` and after each interim_ms of new audio (0: never)
+    stt: {language, prompt, rate_hz, interim_ms, turn_end}  input by feeds: PCM16 mono at rate_hz, `last` ends it; a transcript so far
+                                                  after `flush` and after each interim_ms of new audio (0: never); `turn_end`: with the chance of the turn's end
     llm: {messages, tools, tool_choice, parallel_tool_calls, max_tokens, temperature, prefix, truncation, reasoning}
                                                   `prefix`: text already said; the answer goes on after it
                                                   `truncation`: auto, disabled or {type, retention_ratio}: what happens when it does not fit
@@ -96,7 +96,7 @@ class Chunk:
     # AUDIO: (character offset in the sentence, ms from the sentence's start) of words beginning in this piece
     marks: tuple[tuple[int, int], ...] = ()
     # DONE: {first_ms, total_ms} of the engine itself, {input_tokens, output_tokens, finish_reason} (llm),
-    # {audio_ms} (stt, tts). FAILED: {retryable}. TRANSCRIPT: {language, no_speech, confidence, decoded_ms}
+    # {audio_ms} (stt, tts). FAILED: {retryable}. TRANSCRIPT: {language, no_speech, confidence, ended, decoded_ms}
     meta: dict[str, Any] = field(default_factory=dict)
 
 

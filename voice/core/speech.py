@@ -12,10 +12,8 @@ class SpeechEdge:
 
     `at_ms`: where in the audio it happened (start of the first, end of the last speech frame).
     `decided_ms`: how much audio it took to be sure; for "paused" and "stopped" later by the silence waited for.
-    `fall`: of a pause under semantic_vad, how much the voice sounded like the end of a sentence, 0..1; None where not measured.
     """
 
     kind: Literal["started", "paused", "resumed", "stopped"]
     at_ms: int
     decided_ms: int
-    fall: float | None = None

@@ -1,20 +1,27 @@
-"""Under semantic_vad: how long must a pause last to be the end of the turn?
-
-A rule over the words so far and the fall of the voice (voice/audio/prosody.py) gives the chance that the sentence is over; the surer, the
-shorter the wait. docs/protocol.md describes it, `python -m bench --only "turn end"` measures it on made utterances.
-"""
+"""Under semantic_vad: how long must a pause last to be the end of the turn? The surer the end, the shorter (docs/protocol.md)."""
 
 from __future__ import annotations
 
-import math
-import re
+UNHEARD_MS = {"low": 2500, "medium": 1500, "auto": 1500, "high": 800}  # while it is not known what was said
+# (at least this chance that the user has finished, ms): the first that holds; else OPEN_MS, within the limits of eagerness
+STEPS = {
+    "high": ((0.75, 224), (0.5, 500), (0.25, 1000)),
+    "medium": ((0.9, 256), (0.75, 1300)),
+    "low": ((0.95, 400), (0.8, 1500), (0.6, 2500)),
+}
+STEPS["auto"] = STEPS["medium"]
+OPEN_MS = {"low": 6000, "medium": 2000, "auto": 2000, "high": 1600}
+NOTHING_MS = 400  # nothing was understood: a noise
 
-UNHEARD_MS = {"low": 2500, "medium": 1500, "auto": 1500, "high": 800}
-# English words that a finished sentence hardly ever ends with
-OPEN_WORDS = frozenset(
-    "a an the my your our his her its this these those of to in on at for from with by about into over under after before between and or but so "
-    "because if when while as than then is are was were am be been being do does did can could will would shall should may might must have has "
-    "had i you he she we they it what which who whom whose where why how not no please want like need tell give turn count book plus minus times "
-    "set call um uh er well hi hello".split()
-)
-END_MARKS, OPEN_MARKS = ".?!", (",", "-", "–", "…", "...", ":", ";")
+
+def unheard_ms(eagerness: str) -> int:
+    return UNHEARD_MS[eagerness]
+
+
+def wait_ms(eagerness: str, text: str, ended: float | None) -> int:
+    """`ended`: 0..1, the recogniser's chance that the user has finished; None where it tells none."""
+    if not text:
+        return NOTHING_MS
+    if ended is None:
+        return UNHEARD_MS[eagerness]
+    return next((ms for least, ms in STEPS[eagerness] if ended >= least), OPEN_MS[eagerness])

@@ -60,7 +60,6 @@ class Turns:
         self.hearing: Hearing | None = None  # recognition of the speech under way
         self.shown = StableText()
         self.due_ms = NEVER_MS  # audio at which `speak_on` is to be called
-        self.fall: float | None = None
         self.pending: dict[str, Utterance] = {}  # item id -> not yet transcribed
         self._set_keeping()
 
@@ -122,14 +121,13 @@ class Turns:
         self.listeners.speaking_on()
 
     def _paused(self, edge: SpeechEdge) -> None:
-        self.fall = edge.fall
         self.due_ms = NEVER_MS
         self.hearing.pause(edge.decided_ms)
         self._wait_for_end(turn_end.unheard_ms)
 
     def _resumed(self, edge: SpeechEdge) -> None:
         self.burst_from_ms = edge.at_ms
-        self.hearing.resume()
+        self.hearing.resume(edge.at_ms)
         self.due_ms = self.buffer.total_ms + self.hearing.every_ms
         self.listeners.resumed()
 
@@ -249,7 +247,7 @@ class Turns:
         if chunk.kind is ChunkKind.TRANSCRIPT and hearing.take(chunk):
             self._show(hearing.item_id, self.shown.grow(hearing.text))
             if hearing.complete:
-                self._wait_for_end(turn_end.wait_ms, hearing.text, self.fall)
+                self._wait_for_end(turn_end.wait_ms, hearing.text, hearing.ended)
             self.listeners.heard_so_far(hearing)
         elif chunk.kind in (ChunkKind.FAILED, ChunkKind.DONE):
             hearing.lost(retry=chunk.kind is ChunkKind.FAILED and bool(chunk.meta.get("retryable")))

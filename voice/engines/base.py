@@ -35,6 +35,7 @@ class Transcript:
     language: str = "en"
     no_speech: float = 0.0  # 0..1
     words: tuple[tuple[str, int, int], ...] = ()  # (word, start_ms, end_ms); empty where not known
+    ended: float | None = None  # 0..1: the chance that the user has finished, where it was asked for
     confidence: float = 1.0  # 0..1: how sure the model is of these words (Whisper: e ** mean log-probability of a token)
 
 
@@ -131,6 +132,7 @@ class Engine(ABC):
 
 
 class STTEngine(Engine):
+    endings: dict[str, float] = {}  # of a closed vocabulary: last words -> chance that the sentence is over (voice/engines/turn_end.py)
     window_s: float = 30.0  # audio one inference looks at; longer speech is cut at the speaker's own pauses before it gets there
 
     @abstractmethod

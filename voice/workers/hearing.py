@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import soxr
 
+from voice.engines import turn_end
 from voice.engines.base import STTEngine, Transcript
 
 STT_HZ = 16000
@@ -52,6 +53,8 @@ class Hearing:
         if self._heard is None:
             self._heard = self._listen()
         found = self._heard
+        if settle and self._params.get("turn_end") and found.ended is None:
+            found = self._heard = replace(found, ended=turn_end.chance(np.frombuffer(self._audio, "<i2"), found.text, found.confidence, self._engine.endings))
         if settle and len(self._audio) > self._engine.window_s * SETTLE * STT_HZ * 2:
             self._settled = [found.text]
             self._audio.clear()

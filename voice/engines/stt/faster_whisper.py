@@ -29,6 +29,7 @@ class Engine(STTEngine):
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"speech model {path} cannot be loaded: {error}", code="model_broken") from error
         self.window_s = self._chunk_length(path)
+        self.endings = json.loads(file.read_text()) if (file := path / "endings.json").exists() else {}
         list(self.transcribe(bytes(RATE_HZ)))  # the first call allocates
 
     @staticmethod

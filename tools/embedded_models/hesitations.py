@@ -1,4 +1,4 @@
-"""Made utterances with pauses inside: what semantic_vad is measured on. Drawn from a seed, never stored.
+"""Made utterances with pauses inside: what the end of a turn is learnt from and measured on. Drawn from a seed, never stored.
 
 A sentence of the embedded vocabulary is spoken by espeak-ng; at one or two word boundaries (any of them, or where a comma was put, so that
 the voice does what it does before a comma) the speaker stops for 0.3-1.5 s.
