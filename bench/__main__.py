@@ -141,6 +141,22 @@ class Bench:
             self.row(f"  of which after the end of the turn was certain, {name}, p50", f"{a:.1f} ms", f"{b - wait_ms:.0f} ms (bare pipeline)",
                      f"{a / (b - wait_ms):.3f}x", "<= 30 ms" if name == "ahead" else "")  # fmt: skip
 
+    def turn_end(self) -> None:
+        """semantic_vad on made utterances with pauses inside, none of them seen in training."""
+        from bench.turn_end import measure
+        from config.workers import DEFAULTS, engine_settings
+        from voice.engines import create
+
+        engine = create("stt", *DEFAULTS["stt"], engine_settings())
+        engine.load()
+        count = 40 if self.quick else 200
+        for eagerness in ("auto", "high", "low"):
+            found = measure(count, 2026, engine, eagerness)
+            bars = ("<= 2 %", "<= 300 ms") if eagerness == "auto" else ("", "")
+            self.row(f"end of turn, {count} utterances with {found.pauses} pauses, {eagerness}: cut off", f"{len(found.cut_off)} = {len(found.cut_off) / count:.1%}",
+                     "", "", bars[0])  # fmt: skip
+            self.row(f"  wait after the true end, {eagerness}, p50 / p95", f"{found.p50_ms:.0f} / {p(found.waits_ms, 95):.0f} ms", "", "", bars[1])
+
     def new_caller(self, slug: str, **fields) -> str:
         """A key of a workspace whose agent is like this."""
         from apps.agents.models import Agent
@@ -324,7 +340,7 @@ class Bench:
         say("starting the product …")
         self.start()
         try:
-            for name, step in (("voice to voice", self.voice_to_voice), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
+            for name, step in (("voice to voice", self.voice_to_voice), ("turn end", self.turn_end), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
                                ("cancel", self.cancel), ("sessions", self.sessions), ("tenants", self.tenants)):  # fmt: skip
                 if self.only not in name:
                     continue

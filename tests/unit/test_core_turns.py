@@ -287,7 +287,7 @@ def test_stop_stops_the_answer_as_soon_as_it_is_understood(when):
 def test_long_speech_stops_the_answer_before_its_words_are_known():
     d = story()
     d.edge("started", 100)
-    for _ in range(18):
+    for _ in range(22):
         d.audio(50)
     assert d.last("response.done")["response"]["status"] == "cancelled"
 

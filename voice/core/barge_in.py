@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-LONGEST_MS = 700  # speech without a pause for longer than this is no backchannel: the answer is cut without waiting for its words
+LONGEST_MS = 900  # speech without a pause for longer than this (the pause's own detection included) is no backchannel, whatever its words
 SURE = 0.6  # below this confidence a short sound holds no word; Whisper's own cut for "did not understand" is e ** -1 = 0.37
 WORDS_MAX = 4
 _HUM = re.compile(r"(?:m+|h+m+|m+h+m*|u+h+|a+h+|o+h+|e+h+)\Z")
@@ -30,7 +30,7 @@ def is_backchannel(text: str, confidence: float, speech_ms: int) -> bool:
     words = re.findall(r"[^\W\d_]+", text.lower().replace("-", "").replace("'", " "))
     if not words:
         return True
-    if confidence < SURE and speech_ms <= LONGEST_MS + 200:
+    if confidence < SURE and speech_ms <= LONGEST_MS:
         return True
     if len(words) > WORDS_MAX:
         return False

@@ -5,12 +5,12 @@ from __future__ import annotations
 UNHEARD_MS = {"low": 2500, "medium": 1500, "auto": 1500, "high": 800}  # while it is not known what was said
 # (at least this chance that the user has finished, ms): the first that holds; else OPEN_MS, within the limits of eagerness
 STEPS = {
-    "high": ((0.75, 224), (0.5, 500), (0.25, 1000)),
-    "medium": ((0.9, 256), (0.75, 1300)),
-    "low": ((0.95, 400), (0.8, 1500), (0.6, 2500)),
+    "high": ((0.75, 192), (0.5, 500), (0.25, 1000)),
+    "medium": ((0.96, 192), (0.88, 1350)),
+    "low": ((0.97, 400), (0.9, 1300), (0.6, 2000)),
 }
 STEPS["auto"] = STEPS["medium"]
-OPEN_MS = {"low": 6000, "medium": 2000, "auto": 2000, "high": 1600}
+OPEN_MS = {"low": 3500, "medium": 2000, "auto": 2000, "high": 1600}
 NOTHING_MS = 400  # nothing was understood: a noise
 
 
