@@ -250,7 +250,7 @@ def test_mm_hmm_does_not_stop_the_answer():
     d = story(extensions=True)
     frames = d.edge("started", 100)
     assert d.types(frames) == ["input_audio_buffer.speech_started"]
-    assert d.job(Stage.STT).params["interim_ms"] == 300
+    assert d.job(Stage.STT).params["interim_ms"] == 230
     d.audio(300)
     d.edge("paused", 160, silence_ms=160)
     d.hear("Mm-hmm.")

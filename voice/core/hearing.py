@@ -13,7 +13,7 @@ from voice.core.leases import Lease
 
 FEED_MS = 600  # audio is handed to recognition this often while somebody speaks
 RESUMED_PADDING_MS = 150  # of the silence inside an utterance that is heard before its next word; the rest of it is left out
-EAGER_FEED_MS = 300  # while it is open whether an answer is interrupted
+EAGER_FEED_MS = 230  # while it is open whether an answer is interrupted
 
 
 class Hearing:
