@@ -13,6 +13,7 @@ from apps.audit.services import audit_record
 from apps.billing import stripe
 from apps.billing.events import invoice_follow
 from apps.billing.facts import Card, Preview
+from apps.billing.invoicing import invoice_sync
 from apps.billing.models import Currency, Interval, Invoice, Plan, PlanVersion, Price, Subscription
 from apps.billing.subscriptions import subscription_lock, subscription_row, subscription_sync
 from apps.billing.terms import DEFAULT_CURRENCY, free_version, rank
@@ -199,6 +200,10 @@ def plan_change(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, cu
 def _begin(row: Subscription, change: Change):
     if change.price.amount_cents and not any(card.default for card in stripe.cards(row.customer_id)):
         raise Conflict("add a card first: the plan is paid with it", param="card")
+    if row.provider_id:  # one whose first payment was never confirmed
+        stripe.subscription_end(row.provider_id)
+        for invoice in Invoice.objects.filter(tenant_id=row.tenant_id, status=Invoice.Status.OPEN, reason="subscription_create"):
+            invoice_sync(row, stripe.invoice_void(invoice.provider_id))
     key = f"{row.tenant_id}:{change.price.pk}:{int(time.time()) // 30}"  # a double click is one subscription
     return stripe.subscription_make(row.customer_id, items=[(price_ready(change.price), 1)], key=key)
 

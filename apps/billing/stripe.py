@@ -322,6 +322,12 @@ def invoice_finalize(invoice_id: str) -> InvoiceFact:
         return _invoice(stripe.Invoice.finalize_invoice(invoice_id, auto_advance=True))
 
 
+def invoice_void(invoice_id: str) -> InvoiceFact:
+    """An open one that nobody owes any more."""
+    with calling():
+        return _invoice(stripe.Invoice.void_invoice(invoice_id))
+
+
 def invoice_pay(invoice_id: str) -> InvoiceFact:
     """Charge the default card. Raises PaymentRequired, AuthenticationRequired."""
     with calling():

@@ -51,14 +51,15 @@ def subscription_sync(tenant_id: str, fact: SubscriptionFact, actor: Actor = SYS
     if fact.customer_id != row.customer_id or row.provider_id not in ("", fact.id) and fact.ended:
         return row  # news of another customer's, or of one that was replaced
     before = (str(row.version), row.status)
-    if fact.ended:
-        _ended(row, fact)
-    elif fact.status == "incomplete":
+    if fact.status == "incomplete":  # nothing changes before it is paid
         row.provider_id, row.status = fact.id, Status.INCOMPLETE
         row.save()
+    elif fact.ended and row.status == Status.INCOMPLETE:  # nor when it never was
+        row.provider_id, row.status = "", Status.FREE if row.usage_end else Status.NONE
+        row.save()
     else:
-        _running(row, fact)
-    terms_apply(row)
+        (_ended if fact.ended else _running)(row, fact)
+        terms_apply(row)
     if (after := (str(row.version), row.status)) != before:
         with bound(row.tenant):
             audit_record(actor=actor, action="subscription.changed", target=row.tenant_id, before={"plan": before[0], "status": before[1]},

@@ -14,7 +14,7 @@ from apps.usage.limits import LIMIT_NAMES
 
 DEFAULT_CURRENCY = "usd"
 Status = Subscription.Status
-CAPPED = {Status.FREE, Status.TRIALING, Status.INCOMPLETE}  # nothing beyond what is included
+CAPPED = {Status.FREE, Status.TRIALING}  # nothing beyond what is included
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def terms_of(row: Subscription) -> Terms:
     """Of the plan's version and the add-ons' together."""
     currency = row.currency or DEFAULT_CURRENCY
     entitlements, included = dict(row.version.entitlements), dict(row.version.included)
-    if row.provider_id and row.status not in (Status.FREE, Status.INCOMPLETE):
+    if row.provider_id and row.status != Status.FREE:
         for addon in row.addons.select_related("version"):
             for sums, more in ((entitlements, addon.version.entitlements), (included, addon.version.included)):
                 for name, units in more.items():

@@ -7,9 +7,11 @@ import time
 import pytest
 
 from apps.billing import services
-from apps.billing.models import Invoice, Plan, Subscription
+from apps.billing import stripe as payments
+from apps.billing.catalog import version_draft, version_publish
+from apps.billing.models import Invoice, Plan, Price, Subscription
 from apps.common.actors import SYSTEM
-from apps.common.errors import BadRequest, Conflict, NotFound, PaymentRequired
+from apps.common.errors import AuthenticationRequired, BadRequest, Conflict, NotFound, PaymentRequired
 from apps.onboarding.services import workspace_create
 from apps.tenants.context import bound, bound_public
 from apps.usage.accounts import account_spend
@@ -195,15 +197,51 @@ def test_a_declined_upgrade_leaves_the_plan_as_it_was(tenant, provider):
 
 
 def test_a_running_subscription_keeps_its_terms_when_the_plan_gets_new_ones(tenant, provider):
-    from apps.billing.catalog import version_draft, version_publish
+    plan = Plan.objects.create(code=f"terms-{time.time_ns() % 10**9}", name="Terms", position=11, listed=False)
+    plan.offered_to.add(tenant)
 
+    def sell(sessions: int) -> None:
+        draft = version_draft(plan=plan, actor=SYSTEM)
+        draft.entitlements = {"concurrent_sessions": sessions}
+        draft.save()
+        for interval in ("month", "year"):
+            Price.objects.get_or_create(version=draft, currency="usd", interval=interval, defaults={"amount_cents": 1000})
+        version_publish(version=draft, actor=SYSTEM)
+
+    sell(50)
     ready(tenant, provider)
-    services.plan_change(tenant=tenant, plan="pro", actor=SYSTEM)
-    draft = version_draft(plan=Plan.objects.get(code="pro"), actor=SYSTEM)
-    draft.entitlements = {**draft.entitlements, "concurrent_sessions": 60}
-    draft.save()
-    version_publish(version=draft, actor=SYSTEM)
+    services.plan_change(tenant=tenant, plan=plan.code, actor=SYSTEM)
+    sell(60)
     provider.deliver(customer(tenant))
-    assert entitlement(tenant) == 50 and services.subscription_get(tenant).version.number == draft.number - 1
-    services.plan_change(tenant=tenant, plan="pro", interval="year", actor=SYSTEM)
+    assert entitlement(tenant) == 50 and services.subscription_get(tenant).version.number == 1
+    services.plan_change(tenant=tenant, plan=plan.code, interval="year", actor=SYSTEM)
     assert entitlement(tenant) == 60
+
+
+def test_a_card_that_asks_its_bank_waits_for_the_confirmation(tenant, provider):
+    ready(tenant, provider, "pm_card_authenticationRequired")
+    row = services.plan_change(tenant=tenant, plan="pro", actor=SYSTEM)
+    invoice = Invoice.objects.get(tenant=tenant)
+    assert (row.status, invoice.status, invoice.due_cents) == ("incomplete", "open", 4900) and entitlement(tenant) is None
+    first = row.provider_id
+    provider.card(row.customer_id, "pm_card_authenticationRequired")
+    row = services.plan_change(tenant=tenant, plan="pro", interval="year", actor=SYSTEM)  # thinks again
+    assert row.provider_id != first and Invoice.objects.filter(tenant=tenant).first().due_cents == 49_000
+    provider.deliver(row.customer_id)
+    assert services.subscription_get(tenant).provider_id == row.provider_id
+    invoice = Invoice.objects.get(tenant=tenant, status="open")
+    with pytest.raises(AuthenticationRequired):
+        services.invoice_pay(tenant=tenant, invoice=invoice, actor=SYSTEM)
+    provider.confirm(payments.confirmation_secret(invoice.provider_id))
+    provider.deliver(customer(tenant))
+    invoice.refresh_from_db()
+    assert services.subscription_get(tenant).status == "active" and invoice.status == "paid" and entitlement(tenant) == 50
+
+
+def test_a_first_payment_that_is_never_confirmed_leaves_no_plan(tenant, provider):
+    ready(tenant, provider, "pm_card_authenticationRequired")
+    services.plan_change(tenant=tenant, plan="pro", actor=SYSTEM)
+    provider.advance(provider.now() + 2 * DAY)
+    provider.deliver(customer(tenant))
+    row = services.subscription_get(tenant)
+    assert (row.status, row.provider_id) == ("none", "") and entitlement(tenant) is None
