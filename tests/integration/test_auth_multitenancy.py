@@ -10,16 +10,24 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
+from allauth.mfa.totp.internal import auth as totp_auth
+
 from apps.accounts.models import User
 from apps.apikeys.models import ApiKey
-from apps.apikeys.services import api_key_authenticate, api_key_issue, api_key_revoke
+from apps.apikeys.services import SCOPES, api_key_authenticate, api_key_issue, api_key_revoke
 from apps.audit.models import AuditEntry
 from apps.common.actors import SYSTEM
-from apps.common.errors import AccountDeactivated, Conflict, InvalidApiKey, MissingApiKey
+from apps.common.errors import AccountDeactivated, BadRequest, Conflict, InvalidApiKey, MissingApiKey
 from apps.onboarding.services import workspace_create
-from apps.teams.models import Membership, Role
+from apps.teams.models import Invitation, Membership, Role
+from apps.teams.services import invitation_create, invitation_resend, invitation_revoke
 from apps.tenants.context import bound, bound_public
+from apps.tenants.models import Tenant
 from apps.tenants.services import tenant_resume, tenant_suspend
+from tests.houses import BACKEND
+
+PASSWORD = "a-long-password-7"
 
 
 @pytest.fixture
@@ -138,3 +146,113 @@ def test_sign_in(tenant):
     assert b"not correct" in client.post(page, {"login": "anna@example.com", "password": "wrong"}).content
     answer = client.post(page, {"login": "anna@example.com", "password": "a-long-password-7", "next": "https://evil.example/"})
     assert answer.status_code == 302 and answer["Location"] == "/"
+
+
+# Invitations, and what else people bring that does not do
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend=BACKEND)
+    return client
+
+
+def test_an_invitation_works_once_for_whom_it_was_sent_to_until_it_ends(tenant):
+    """Expired, revoked, replaced, reused, foreign and tampered ones: each says so, with its status, and nothing is lost."""
+    guest = User.objects.create_user(f"guest-{tenant.id}@example.com", PASSWORD)
+    row, first = invitation_create(tenant=tenant, email=guest.email, role="developer", actor=SYSTEM)
+    with pytest.raises(Conflict):
+        invitation_create(tenant=tenant, email=guest.email.upper(), role="viewer", actor=SYSTEM)
+    second = invitation_resend(invitation=row, actor=SYSTEM)
+    assert first not in str(row.__dict__) and second not in str(Invitation.objects.get(pk=row.pk).__dict__)  # kept hashed
+    page = signed_in(guest)
+    other = Client()
+    other.force_login(User.objects.create_user(f"other-{tenant.id}@example.com", PASSWORD), backend=BACKEND)
+    assert page.post(f"/invitations/{first}").status_code == 404  # replaced by the second
+    assert page.post(f"/invitations/{second[:-3]}abc").status_code == 404 and page.post("/invitations/x:y:z").status_code == 404
+    assert other.post(f"/invitations/{second}").status_code == 403
+    Invitation.objects.filter(pk=row.pk).update(expires_at=timezone.now())
+    late = page.post(f"/invitations/{second}")
+    assert late.status_code == 410 and b"expired" in late.content and not Membership.objects.filter(user=guest).exists()
+    third = invitation_resend(invitation=row, actor=SYSTEM)
+    assert page.post(f"/invitations/{third}").status_code == 302 and Membership.objects.get(user=guest, tenant=tenant).role == "developer"
+    assert page.post(f"/invitations/{third}").status_code == 410
+    gone, token = invitation_create(tenant=tenant, email=f"gone-{tenant.id}@example.com", role="viewer", actor=SYSTEM)
+    invitation_revoke(invitation=gone, actor=SYSTEM)
+    assert other.get(f"/invitations/{token}").status_code == 410
+    with pytest.raises(BadRequest):
+        invitation_create(tenant=tenant, email="x@example.com", role="emperor", actor=SYSTEM)
+
+
+def test_a_sign_in_is_throttled_after_five_wrong_passwords(tenant):
+    user = User.objects.create_user(f"throttled-{tenant.id}@example.com", PASSWORD)
+    client = Client(REMOTE_ADDR="10.1.2.3")
+    for _ in range(5):
+        assert client.post("/accounts/login/", {"login": user.email, "password": "wrong"}).status_code == 200
+    refused = client.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    assert refused.status_code == 200 and b"Too many" in refused.content and "_auth_user_id" not in client.session
+
+
+@pytest.mark.parametrize("door", ["/accounts/login/", "/accounts/signup/"])
+def test_nobody_is_sent_to_another_site(tenant, door):
+    user = User.objects.create_user(f"next-{door[10]}-{tenant.id}@example.com", PASSWORD)
+    for where in ("https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:alert(1)", "https:evil.example"):
+        client = Client(REMOTE_ADDR="10.4.5.6")
+        body = {"login": user.email, "password": PASSWORD} if "login" in door else {}
+        answer = client.post(f"{door}?next={where}", {**body, "next": where})
+        assert "evil" not in answer.get("Location", "") and "javascript" not in answer.get("Location", "")
+
+
+def test_a_second_factor_is_asked_for_and_a_recovery_code_works_once(tenant):
+    user = User.objects.create_user(f"mfa-{tenant.id}@example.com", PASSWORD)
+    client, secret = Client(), totp_auth.generate_totp_secret()
+    totp_auth.TOTP.activate(user, secret)
+    codes = RecoveryCodes.activate(user).get_unused_codes()
+    for code, good in (("000000", False), (codes[0], True)):
+        client = Client(REMOTE_ADDR=f"10.7.8.{9 + good}")
+        answer = client.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+        assert answer["Location"].startswith("/accounts/2fa/authenticate/") and client.get(f"/t/{tenant.slug}/").status_code == 302
+        client.post("/accounts/2fa/authenticate/", {"code": code})
+        assert ("_auth_user_id" in client.session) == good
+    again = Client(REMOTE_ADDR="10.7.8.11")
+    again.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    again.post("/accounts/2fa/authenticate/", {"code": codes[0]})
+    assert "_auth_user_id" not in again.session
+
+
+@pytest.mark.parametrize("slug", ["public", "pg_catalog", "pg-x", "admin", "аdmin", "ａｄｍｉｎ", "x'; DROP SCHEMA public CASCADE; --", "t_demo", "../etc", "a" * 64, "x\u202ey"])
+def test_a_slug_that_may_not_be_makes_nothing(tenant, slug):
+    with pytest.raises(BadRequest):
+        workspace_create(name="x", slug=slug)
+    assert not Tenant.objects.filter(slug=slug).exists()
+
+
+# Over the wire, against whatever deployment is named
+
+
+def test_a_key_opens_its_own_workspace_at_both_doors_and_none_after_its_end(stack):
+    portal = stack.start_portal()
+    mine, theirs = stack.new_tenant("wire-mine"), stack.new_tenant("wire-theirs")
+    with bound_public():
+        key, secret = api_key_issue(tenant=mine[0], name="all", scopes=list(SCOPES), actor=SYSTEM)
+        foreign = ApiKey.objects.get(tenant=theirs[0])
+    with httpx.Client(base_url=f"{portal}/api/v1/", headers={"Authorization": f"Bearer {secret}"}) as client:
+        assert client.get("me").json()["tenant"] == mine[0].slug
+        assert client.get(f"keys/{foreign.id}").status_code == 404 and client.delete(f"keys/{foreign.id}").status_code == 404
+        new = client.post(f"keys/{key.id}/rotate", json={"grace_seconds": 60}).json()["secret"]
+        for working in (secret, new):
+            assert httpx.get(f"{stack.base_url}/v1/models", headers={"Authorization": f"Bearer {working}"}).status_code == 200
+        assert client.delete(f"keys/{key.id}").status_code == 204 and client.get("me").status_code == 401
+    assert httpx.get(f"{stack.base_url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code == 401
+    assert httpx.get(f"{stack.base_url}/v1/models", headers={"Authorization": f"Bearer {new}"}).status_code == 200
+    with bound_public():
+        tenant_suspend(tenant=mine[0], reason="unpaid", actor=SYSTEM)
+    for url in (f"{stack.base_url}/v1/models", f"{portal}/api/v1/me"):
+        refused = httpx.get(url, headers={"Authorization": f"Bearer {new}"})
+        assert refused.status_code == 403 and refused.json()["error"]["code"] == "account_deactivated"
+    assert httpx.get(f"{stack.base_url}/v1/models", headers={"Authorization": f"Bearer {theirs[1]}"}).status_code == 200
+
+
+def test_a_host_that_belongs_to_nobody_is_refused_by_both(stack):
+    for url in (f"{stack.start_portal()}/", f"{stack.base_url}/v1/models"):
+        assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 400
