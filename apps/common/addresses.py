@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+from django.conf import settings
+
 from apps.common.errors import BadRequest
 
 
@@ -26,3 +28,10 @@ def is_public(address: str) -> bool:
     if isinstance(value, ipaddress.IPv6Address):
         value = value.ipv4_mapped or value.sixtofour or (value.teredo or (None, None))[1] or value
     return value.is_global and not value.is_multicast
+
+
+def caller_address(forwarded_for: str, peer: str) -> str:
+    """The address that the outermost of our own proxies saw; without proxies that of the connection. What a client claims does not count."""
+    hops = [h.strip() for h in forwarded_for.split(",") if h.strip()]
+    count = settings.TRUSTED_PROXIES
+    return (hops[-count] if 0 < count <= len(hops) else peer)[:45]

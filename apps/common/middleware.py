@@ -5,22 +5,18 @@ from contextlib import contextmanager
 
 import structlog
 from asgiref.sync import iscoroutinefunction
-from django.conf import settings
 from django.http import JsonResponse
 from django.utils.decorators import sync_and_async_middleware
 
 from apps.common.actors import Origin, coming_from
+from apps.common.addresses import caller_address
 from apps.common.errors import MethodNotAllowed, VivavoceError
 
 
 def client_ip(request) -> str:
-    """The address that the outermost of our own proxies saw; without proxies that of the connection. What a client claims does not count."""
-    hops = [h.strip() for h in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if h.strip()]
-    count = settings.TRUSTED_PROXIES
-    return (hops[-count] if 0 < count <= len(hops) else request.META.get("REMOTE_ADDR", ""))[:45]
+    return caller_address(request.META.get("HTTP_X_FORWARDED_FOR", ""), request.META.get("REMOTE_ADDR", ""))
 
 
-@sync_and_async_middleware
 def request_id(get_response):
     """A request id in every log line, in the audit and in the answer's X-Request-Id; and how much of a rate limit is left."""
 

@@ -20,10 +20,12 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWi
 from apps.accounts.models import Issuer, Secret, User
 from apps.apikeys.models import LIMIT_NAMES, ApiKey
 from apps.audit.models import AuditEntry
+from apps.audit.services import audit_record
 from apps.common.errors import VivavoceError
 from apps.onboarding.services import workspace_create
 from apps.portal import admin_billing  # noqa: F401 registers its own
 from apps.teams.models import Membership
+from apps.teams.oidc import discover
 from apps.teams.permissions import operator
 from apps.tenants import services
 from apps.tenants.models import TEMPLATE_SCHEMA, Domain, Tenant
@@ -219,7 +221,17 @@ class IssuerForm(forms.ModelForm):
 
     class Meta:
         model = Issuer
-        fields = ("name", "issuer", "client_id", "new_secret", "claim", "roles", "default_role", "active", "endpoints")
+        fields = ("name", "issuer", "client_id", "new_secret", "claim", "roles", "default_role", "active")
+
+    def clean(self):
+        """The endpoints are read from the provider itself, so that a typing error shows now and not at the first sign-in."""
+        values = super().clean()
+        if values.get("issuer"):
+            try:
+                self.ends = discover(values["issuer"].strip(), self.instance.tenant_id)
+            except VivavoceError as error:
+                self.add_error("issuer", error.message)
+        return values
 
 
 @admin.register(Issuer)
@@ -230,7 +242,9 @@ class IssuerAdmin(ModelAdmin):
     def save_model(self, request, obj, form, change):
         if form.cleaned_data["new_secret"]:
             obj.client_secret = Secret.seal(form.cleaned_data["new_secret"])
+        obj.issuer, obj.endpoints = form.ends["issuer"], form.ends
         super().save_model(request, obj, form, change)
+        audit_record(actor=operator(request.user), action="issuer.saved", target=obj.pk, after={"issuer": obj.issuer, "client_id": obj.client_id, "active": obj.active})
 
 
 @admin.register(AuditEntry)

@@ -112,6 +112,17 @@ def test_the_first_sign_in_makes_user_and_membership_and_the_second_finds_them(i
     assert requests.get(out["Location"], timeout=10, allow_redirects=False).status_code in (200, 302)
 
 
+def test_an_operator_adds_a_provider_in_the_admin(issuer, provider):
+    client = Client()
+    client.force_login(User.objects.create_superuser(f"boss-{time.time_ns()}@example.com", "a-long-password-7"), backend="allauth.account.auth_backends.AuthenticationBackend")
+    form = {"name": "Second", "client_id": "second", "new_secret": "s", "claim": "groups", "roles": "{}", "default_role": "", "active": "on"}
+    wrong = client.post("/admin/accounts/issuer/add/", {**form, "issuer": provider.url + "x"})
+    assert wrong.status_code == 200 and b"discovery document" in wrong.content
+    assert client.post("/admin/accounts/issuer/add/", {**form, "issuer": provider.url}).status_code == 302
+    made = Issuer.objects.get(client_id="second")
+    assert made.endpoints["jwks"] == issuer.endpoints["jwks"] and Secret.open(made.client_secret) == "s"
+
+
 def test_a_foreign_next_is_not_followed(issuer):
     assert sign_in(issuer, "viewer", next="https://evil.example/")[1]["Location"] == "/"
 

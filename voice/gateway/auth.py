@@ -10,6 +10,7 @@ from apps.agents.selectors import MODEL_ALIASES, AgentConfig, agent_for_session
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import Principal, api_key_authenticate, check_origin
 from apps.common.actors import Origin, coming_from
+from apps.common.addresses import caller_address
 from apps.common.errors import InsufficientScope, NotFound
 from apps.tenants.context import Bound, bound, in_public, in_tenant
 from apps.tenants.models import Tenant
@@ -50,7 +51,7 @@ class Handshake:
         extensions = query.get("extensions") == "1" or headers.get(b"x-realtime-extensions") == "1"
         beta = "realtime=v1" in headers.get(b"openai-beta", "") or BETA_PROTOCOL in offered
         return cls(secret, query, "realtime" if "realtime" in offered else None, headers.get(b"user-agent", ""), headers.get(b"origin"),
-                   (scope.get("client") or ("",))[0], extensions, beta)  # fmt: skip
+                   caller_address(headers.get(b"x-forwarded-for", ""), (scope.get("client") or ("",))[0]), extensions, beta)  # fmt: skip
 
 
 Admitted = tuple[Principal, AgentConfig | None, tuple[Level, ...], bool]  # the last: under a cap
