@@ -216,12 +216,13 @@ class Bench:
 
     async def hop_and_cancel(self) -> None:
         import redis.asyncio
+        from django.conf import settings
 
         from config import workers
         from voice.bus.redis import RedisGatewayBus
         from voice.core.jobs import ChunkKind, Feed, Job, Stage
 
-        bus = RedisGatewayBus(os.environ["REDIS_URL"], "bench", workers.message)
+        bus = RedisGatewayBus(settings.CONNECT_REDIS_ASYNC, "bench", workers.message)
         await bus.start()
         client = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"])
         chunks = bus.chunks()

@@ -21,9 +21,10 @@ def alive(client: redis.Redis, stage: str, host: str) -> bool:
 
 
 def main() -> int:
+    from config.redis import connect
     from config.voice import REDIS_URL
 
-    client = redis.Redis.from_url(REDIS_URL, socket_timeout=5, socket_connect_timeout=5)
+    client = connect(REDIS_URL, socket_timeout=5, socket_connect_timeout=5)
     return 0 if alive(client, sys.argv[1], socket.gethostname()) else 1
 
 

@@ -12,11 +12,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.local")
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # dj-stripe's check asks the database, where a worker that starts has no tenant bound
 
 from config import voice  # noqa: E402
+from config.redis import broker  # noqa: E402
 
-app = Celery("vivavoce", broker=voice.REDIS_URL)
+BROKER, TRANSPORT = broker(voice.REDIS_URL)
+app = Celery("vivavoce", broker=BROKER)
 app.conf.update(
     task_serializer="json", accept_content=["json"], task_ignore_result=True, task_default_queue="default",
-    worker_hijack_root_logger=False, broker_connection_retry_on_startup=True, enable_utc=True,
+    worker_hijack_root_logger=False, broker_connection_retry_on_startup=True, enable_utc=True, broker_transport_options=TRANSPORT,
     beat_schedule={"close-lost-sessions": {"task": "conversations.close_lost", "schedule": 60.0},
                    "sweep": {"task": "onboarding.sweep", "schedule": 20.0},
                    "sum-usage": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15}},

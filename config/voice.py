@@ -7,6 +7,7 @@ from pathlib import Path
 from config.env import ROOT, embedded_secret, envbool, envfloat, envint, envlist, envsecret, envstr
 
 REDIS_PORT = envint("REDIS_PORT", 16379)
+# redis://…, or redis+sentinel://:password@host:26379,host:26379/master/0 (config/redis.py)
 REDIS_URL = envsecret("REDIS_URL") or f"redis://:{embedded_secret('redis_password')}@127.0.0.1:{REDIS_PORT}/0"
 
 # Engines and models: a name is a file under voice/engines/<stage>/; a model is a folder under MODELS_DIRS/<stage>/ or a path

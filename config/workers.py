@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from celery import Celery
 from celery.signals import celeryd_after_setup, worker_shutdown
 
 from config import voice as settings
+from config.redis import broker, connect
 from voice.core.jobs import TASK_NAMES
 
 EXPIRES_S = 30  # a job nobody took by then has no session waiting for it
@@ -22,7 +24,8 @@ TASKS = {str(stage): name for stage, name in TASK_NAMES.items()}
 ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
 # no fixups: Celery's own would load Django, and run its checks, wherever DJANGO_SETTINGS_MODULE is set
-app = Celery("vivavoce-engines", broker=settings.REDIS_URL, include=["voice.workers.tasks"], fixups=[])
+BROKER, TRANSPORT = broker(settings.REDIS_URL)
+app = Celery("vivavoce-engines", broker=BROKER, include=["voice.workers.tasks"], fixups=[])
 app.conf.update(
     task_serializer="json",
     accept_content=["json"],
@@ -34,7 +37,7 @@ app.conf.update(
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
     broker_pool_limit=8,
-    broker_transport_options={"socket_keepalive": True, "socket_timeout": 30, "socket_connect_timeout": 2},
+    broker_transport_options={"socket_keepalive": True, "socket_timeout": 30, "socket_connect_timeout": 2, **TRANSPORT},
     enable_utc=True,
 )
 
@@ -47,11 +50,13 @@ def message(job: dict, reply_to: str) -> tuple[str, bytes]:
     """
     queue, task_id = str(job["stage"]), uuid.uuid4().hex
     body = orjson.dumps([[job, reply_to], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
-    expires = datetime.fromtimestamp(time.time() + EXPIRES_S, UTC).isoformat()
+    now = time.time()
+    expires = datetime.fromtimestamp(now + EXPIRES_S, UTC).isoformat()
     headers = {
         "lang": "py", "task": TASKS[queue], "id": task_id, "shadow": None, "eta": None, "expires": expires, "group": None,
         "group_index": None, "retries": 0, "timelimit": [None, None], "root_id": task_id, "parent_id": None, "argsrepr": "…",
         "kwargsrepr": "{}", "origin": ORIGIN, "ignore_result": True, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
+        "sent_at": now,
     }  # fmt: skip
     properties = {
         "correlation_id": task_id, "reply_to": ORIGIN, "delivery_mode": 2, "expiration": str(EXPIRES_S * 1000),
@@ -89,7 +94,7 @@ def prepare(sender, instance, **kwargs) -> None:
     stages = [stage for stage in STAGES if stage in instance.app.amqp.queues.consume_from]
     for stage in stages:
         cache.get(stage, *DEFAULTS[stage])
-    _runner = Runner(RedisWorkerBus(settings.REDIS_URL), cache, f"{socket.gethostname()}:{os.getpid()}",
+    _runner = Runner(RedisWorkerBus(functools.partial(connect, settings.REDIS_URL)), cache, f"{socket.gethostname()}:{os.getpid()}",
                      settings.WORKER_SLOTS if "llm" in stages else settings.SPEECH_SLOTS)  # fmt: skip
     for stage in stages:
         _runner.serve(stage)

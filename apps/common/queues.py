@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from datetime import datetime
 
 import redis
 from django.conf import settings
@@ -17,9 +16,8 @@ from apps.common.errors import Overloaded
 
 STAGES = ("stt", "llm", "tts")
 QUEUES = (*STAGES, "default")
-ENGINE_EXPIRES_S = 30  # config.workers.EXPIRES_S: an engine job says when it expires, not when it was sent
 TIMEOUT_S = 1.0
-client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+client = settings.CONNECT_REDIS(socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
 
 def worker_states(stage: str) -> list[dict]:
@@ -52,13 +50,8 @@ def worker_rows() -> list[dict]:
 
 
 def message_age_s(message: bytes, now: float) -> float:
-    """Seconds since a Celery message was sent: header `sent_at` (config/celery.py), or what `expires` of an engine job tells."""
-    headers = json.loads(message)["headers"]
-    if sent := headers.get("sent_at"):
-        return max(0.0, now - sent)
-    if expires := headers.get("expires"):
-        return max(0.0, now + ENGINE_EXPIRES_S - datetime.fromisoformat(expires).timestamp())
-    return 0.0
+    """Seconds since a Celery message was sent: the header `sent_at` that config/celery.py and config/workers.py write."""
+    return max(0.0, now - json.loads(message)["headers"].get("sent_at", now))
 
 
 class QueueCollector(Collector):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
+from django.conf import settings
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 
 from apps.tenants.context import NoTenantBound, bound_or_none
 
@@ -28,3 +32,21 @@ class JsonSerializer:
             return int(data)
         except ValueError:
             return msgspec.json.decode(data)
+
+
+class _Client(RedisCacheClient):
+    """Django's, connected like every other client of the project."""
+
+    def get_client(self, key=None, *, write=False):
+        return _connection()
+
+
+@functools.cache
+def _connection():
+    return settings.CONNECT_REDIS(socket_timeout=2, socket_connect_timeout=2)
+
+
+class Cache(RedisCache):
+    def __init__(self, server, params):
+        super().__init__(server, params)
+        self._class = _Client

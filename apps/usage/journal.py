@@ -37,7 +37,7 @@ WRITES: dict[str, Callable[..., None]] = {"open": session_open, "item": item_sav
 
 
 def connection() -> Redis:
-    return Redis.from_url(settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=2)
+    return settings.CONNECT_REDIS(socket_timeout=5, socket_connect_timeout=2)
 
 
 def entry_write(*, session_id: str, kind: str, fields: dict[str, Any]) -> None:

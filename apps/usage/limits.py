@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import limits
 import redis
 from django.conf import settings
-from limits.storage import MemoryStorage, RedisStorage
+from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
 
 from apps.apikeys.models import LIMIT_NAMES, ApiKey, ClientSecret
@@ -96,12 +96,15 @@ assert set(WORDS) == set(LIMIT_NAMES)
 
 
 class Limiter:
-    """Counts in Redis; thread-safe. Calls block for one round trip a level: on an event loop use a thread."""
+    """Counts in Redis; thread-safe. Calls block for one round trip a level: on an event loop use a thread.
 
-    def __init__(self, url: str):
-        self._redis = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, max_connections=64)
+    `url`: for the library `limits`; `connect`: makes a redis-py client of the same server.
+    """
+
+    def __init__(self, url: str, connect: Callable[..., redis.Redis]):
+        self._redis = connect(socket_timeout=1, socket_connect_timeout=1, max_connections=64)
         self._take = self._redis.register_script(_TAKE)
-        shared = RedisStorage(url, socket_timeout=1, socket_connect_timeout=1)
+        shared = storage_from_string(url, socket_timeout=1, socket_connect_timeout=1)
         self._shared = (MovingWindowRateLimiter(shared), SlidingWindowCounterRateLimiter(shared))
         alone = MemoryStorage()
         self._alone = (MovingWindowRateLimiter(alone), SlidingWindowCounterRateLimiter(alone))
@@ -245,5 +248,5 @@ def limiter() -> Limiter:
     """That of this process."""
     global _limiter
     if _limiter is None:
-        _limiter = Limiter(settings.REDIS_URL)
+        _limiter = Limiter(settings.COUNTERS_URL, settings.CONNECT_REDIS)
     return _limiter

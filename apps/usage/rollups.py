@@ -146,7 +146,7 @@ def roll_soon() -> None:
 
     def ask() -> None:
         global _redis
-        _redis = _redis or Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
+        _redis = _redis or settings.CONNECT_REDIS(socket_timeout=1, socket_connect_timeout=1)
         try:
             if _redis.set(f"usage:roll:{tenant_id}", 1, nx=True, px=GATHER_MS):
                 current_app.send_task("usage.roll", queue="default", countdown=GATHER_MS / 1000, ignore_result=True, retry=False, expires=30)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from urllib.parse import unquote, urlsplit
 
 from config import admin, voice
+from config.redis import channel_hosts, connect, connect_async, counters_url
 from config.env import ROOT, VAR, BadSetting, embedded_secret, envbool, envint, envlist, envsecret, envstr
 
 BASE_DIR = ROOT
@@ -127,16 +129,19 @@ DATABASES = {"default": database(DATABASE_URL)}
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 
 REDIS_URL = voice.REDIS_URL
+CONNECT_REDIS = functools.partial(connect, REDIS_URL)  # a client with these options (config/redis.py)
+CONNECT_REDIS_ASYNC = functools.partial(connect_async, REDIS_URL)
+COUNTERS_URL = counters_url(REDIS_URL)
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "apps.tenants.cache.Cache",
         "LOCATION": REDIS_URL,
         "KEY_FUNCTION": "apps.tenants.cache.make_key",
         "OPTIONS": {"serializer": "apps.tenants.cache.JsonSerializer"},
     }
 }
 CHANNEL_LAYERS = {
-    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "prefix": "vv"}},
+    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": channel_hosts(REDIS_URL), "prefix": "vv"}},
 }
 
 MIDDLEWARE = [

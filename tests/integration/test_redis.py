@@ -6,6 +6,7 @@ Runs against whatever REDIS_URL and the gateway's addresses name.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from asgiref.sync import sync_to_async
 
 from apps.common.errors import InsufficientQuota, RateLimited, SessionLimitReached
 from apps.usage.limits import SLOT_TTL_S, Level, Limiter
+from config.redis import connect
 from tests.e2e.client import Client
 
 BAR_MS = 5
@@ -31,7 +33,11 @@ def client(servers):
 
 @pytest.fixture
 def limiter(servers):
-    return Limiter(os.environ["REDIS_URL"])
+    return limiter_at(os.environ["REDIS_URL"])
+
+
+def limiter_at(url: str) -> Limiter:
+    return Limiter(url, functools.partial(connect, url))
 
 
 def level(**values: int) -> tuple[Level]:
@@ -140,7 +146,7 @@ def test_a_check_of_a_limit_takes_under_five_milliseconds(limiter, name):
 def test_without_redis_each_process_counts_for_itself_and_says_so(servers, caplog):
     from apps.common.launch.servers import free_port
 
-    alone, levels = Limiter(f"redis://127.0.0.1:{free_port()}/0"), level(requests_per_minute=3, concurrent_sessions=2)
+    alone, levels = limiter_at(f"redis://127.0.0.1:{free_port()}/0"), level(requests_per_minute=3, concurrent_sessions=2)
     with caplog.at_level(logging.WARNING, "vivavoce.limits"):
         for _ in range(3):
             alone.spend(levels, "requests_per_minute")

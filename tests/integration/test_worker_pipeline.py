@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import redis
+from django.conf import settings
 
 from config import workers
 from voice.bus.redis import RedisGatewayBus
@@ -32,7 +33,7 @@ def answer(text: str = "hello", **params) -> dict:
 
 @pytest.fixture
 async def bus(stack):
-    made = RedisGatewayBus(os.environ["REDIS_URL"], f"test{next(COUNT)}", workers.message)
+    made = RedisGatewayBus(settings.CONNECT_REDIS_ASYNC, f"test{next(COUNT)}", workers.message)
     await made.start()
     yield made
     await made.close()

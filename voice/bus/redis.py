@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import msgspec
 import redis
@@ -22,6 +23,7 @@ from voice.core.jobs import Chunk, Feed, Job
 
 log = logging.getLogger("voice.bus")
 
+Connect = Callable[..., Any]  # makes a client with these options: config.redis.connect or connect_async with its address
 CANCEL_CHANNEL = "voice:cancel"
 CHUNKS_MAXLEN = 20000
 EXPIRE_S = 20 * 60  # of the keys of a job
@@ -58,12 +60,11 @@ def cancel_key(job: Job) -> str:
 class RedisGatewayBus:
     """The asyncio side, one per gateway process. `message(job dict, reply_to)` gives the Celery queue and the message for it."""
 
-    def __init__(self, url: str, gateway_id: str, message: Callable[[dict, str], tuple[str, bytes]]):
+    def __init__(self, connect: Connect, gateway_id: str, message: Callable[[dict, str], tuple[str, bytes]]):
         retry = AsyncRetry(ExponentialBackoff(cap=0.5, base=0.02), 3)
         # a burst waits for a connection of the pool; a plain pool would raise
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=32, timeout=5, socket_timeout=5, socket_connect_timeout=2, retry=retry)
-        self._redis = redis.asyncio.Redis.from_pool(pool)
-        self._reader = redis.asyncio.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2, max_connections=2)
+        self._redis = connect(max_connections=32, timeout=5, socket_timeout=5, socket_connect_timeout=2, retry=retry)
+        self._reader = connect(socket_timeout=10, socket_connect_timeout=2, max_connections=2)
         self.stream = f"gw:{gateway_id}:chunks"
         self._message = message
         self._last = "0"
@@ -160,8 +161,8 @@ return 1
 class RedisWorkerBus:
     """The threads side, one per worker process."""
 
-    def __init__(self, url: str):
-        self._redis = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2, max_connections=256)
+    def __init__(self, connect: Connect):
+        self._redis = connect(socket_timeout=10, socket_connect_timeout=2, max_connections=256)
         self._claim = self._redis.register_script(_CLAIM)
         self._cancelled: dict[str, float] = {}
         self._lock = threading.Lock()

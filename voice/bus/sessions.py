@@ -20,7 +20,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from voice.bus.redis import _feed
+from voice.bus.redis import Connect, _feed
 from voice.core.jobs import Feed, Job
 
 KEEP_S = 6 * 3600  # when no gateway is left to care
@@ -124,10 +124,9 @@ def _keys(session_id: str) -> list[str]:
 class SessionRecords:
     """Raises the errors of CONNECTION_ERRORS and redis.RedisError."""
 
-    def __init__(self, url: str):
+    def __init__(self, connect: Connect):
         retry = Retry(ExponentialBackoff(cap=0.1, base=0.02), 1)
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=8, timeout=1, socket_timeout=1.5, socket_connect_timeout=1, retry=retry)
-        self._redis = redis.asyncio.Redis.from_pool(pool)
+        self._redis = connect(max_connections=8, timeout=1, socket_timeout=1.5, socket_connect_timeout=1, retry=retry)
         self._write, self._hold, self._drop = (self._redis.register_script(text) for text in (_WRITE, _HOLD, _DROP))
 
     async def close(self) -> None:

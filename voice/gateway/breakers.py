@@ -20,7 +20,7 @@ import orjson
 import redis.asyncio
 from django.conf import settings
 
-from voice.bus.redis import CONNECTION_ERRORS
+from voice.bus.redis import CONNECTION_ERRORS, Connect
 
 log = logging.getLogger("voice.breakers")
 FAILURES = 3
@@ -41,8 +41,8 @@ Engine = tuple[str, str, str]  # stage, engine, model
 
 
 class Breakers:
-    def __init__(self, url: str):
-        self._redis = redis.asyncio.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, max_connections=8)
+    def __init__(self, connect: Connect):
+        self._redis = connect(socket_timeout=1, socket_connect_timeout=1, max_connections=8)
         self.open: dict[Engine, Open] = {}
         self.listeners: list[Callable[[Engine, Open | None], None]] = []  # told when one opens, and (None) closes
         self._failures: dict[Engine, int] = {}
@@ -147,5 +147,5 @@ def breakers() -> Breakers:
     """Those of this process; its first session starts them."""
     global _breakers
     if _breakers is None:
-        _breakers = Breakers(settings.VOICE.REDIS_URL)
+        _breakers = Breakers(settings.CONNECT_REDIS_ASYNC)
     return _breakers

@@ -65,7 +65,7 @@ async def shared() -> Dispatch:
         async with _starting:
             if _dispatch is None:
                 name = f"{os.getpid()}-{secrets.token_hex(4)}"
-                made = Dispatch(RedisGatewayBus(settings.VOICE.REDIS_URL, name, import_string(settings.JOB_MESSAGE)))
+                made = Dispatch(RedisGatewayBus(settings.CONNECT_REDIS_ASYNC, name, import_string(settings.JOB_MESSAGE)))
                 await made.start()
                 _dispatch = made
     return _dispatch

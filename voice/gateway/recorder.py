@@ -322,6 +322,6 @@ def shared_recorder() -> Recorder:
     """The recorder of this process."""
     global _recorder
     if _recorder is None:
-        _recorder = Recorder(SessionRecords(settings.VOICE.REDIS_URL))
+        _recorder = Recorder(SessionRecords(settings.CONNECT_REDIS_ASYNC))
     return _recorder
 
