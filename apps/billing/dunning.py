@@ -11,9 +11,8 @@ from apps.billing import stripe
 from apps.billing.facts import InvoiceFact
 from apps.billing.invoicing import invoice_sync
 from apps.billing.models import Invoice, Subscription
-from apps.billing.subscriptions import subscription_lock
+from apps.billing.subscriptions import each, living, subscription_lock
 from apps.common.actors import SYSTEM
-from apps.common.errors import ProviderUnavailable
 from apps.common.mail import mail_later
 from apps.teams.models import Membership, Role
 from apps.tenants.models import Tenant
@@ -63,13 +62,8 @@ def _recovered(row: Subscription) -> None:
 
 def grace_over(now: datetime) -> int:
     """Suspend those whose grace is over and whose invoice is still open at the provider. Returns how many."""
-    done = 0
-    for tenant_id in list(Subscription.objects.filter(grace_until__lte=now).exclude(status=Status.UNPAID).values_list("tenant_id", flat=True)):
-        try:
-            done += _suspend(tenant_id)
-        except ProviderUnavailable:
-            continue  # nobody is suspended for an outage of the provider's
-    return done
+    over = living().filter(grace_until__lte=now).exclude(status=Status.UNPAID)
+    return each(list(over.values_list("tenant_id", flat=True)), _suspend)  # nobody is suspended for an outage of the provider's
 
 
 @transaction.atomic

@@ -10,16 +10,16 @@ from apps.billing.dunning import invoice_news
 from apps.billing.facts import EventFact
 from apps.billing.invoicing import invoice_sync, usage_attach, usage_close
 from apps.billing.models import Invoice, Subscription
-from apps.billing.subscriptions import subscription_lock, subscription_sync
+from apps.billing.subscriptions import living, subscription_lock, subscription_sync
 from apps.common.errors import NotFound
 from apps.tenants.services import milestone
 
 
 def handle(event: EventFact) -> None:
     """Raises ProviderUnavailable: the event is kept and tried again."""
-    row = Subscription.objects.filter(customer_id=event.customer_id).first() if event.customer_id else None
+    row = living().filter(customer_id=event.customer_id).first() if event.customer_id else None
     if row is None:
-        return  # not a customer of ours
+        return  # not a customer of ours, or no longer
     stripe.mirror_owner(row.customer_id, row.tenant_id)
     try:
         if event.kind == "subscription":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
+from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils import timezone
 
@@ -15,10 +17,11 @@ from apps.billing.invoicing import lines_stranded, usage_close, usage_collect
 from apps.billing.models import AddOn, Interval, Plan, Price, Subscription
 from apps.billing.terms import free_version, month_after, terms_apply
 from apps.common.actors import SYSTEM, Actor
-from apps.common.errors import PaymentRequired, ProviderUnavailable
+from apps.common.errors import PaymentRequired, ProviderUnavailable, VivavoceError
 from apps.tenants.context import bound
 from apps.tenants.models import Tenant
 
+log = logging.getLogger("vivavoce.billing")
 Status = Subscription.Status
 STATUS = {"trialing": Status.TRIALING, "active": Status.ACTIVE, "past_due": Status.PAST_DUE, "unpaid": Status.PAST_DUE, "incomplete": Status.INCOMPLETE,
           "paused": Status.PAST_DUE}  # fmt: skip
@@ -136,16 +139,46 @@ def subscription_refresh(tenant_id: str) -> Subscription | None:
     return subscription_sync(tenant_id, fact) if fact else row
 
 
+def each(tenant_ids: Iterable[str], act: Callable[[str], int | None]) -> int:
+    """Do it for all of them; one that fails is named in the log and tried the next time, with the provider away so are the rest. Returns the sum."""
+    done = 0
+    for tenant_id in tenant_ids:
+        try:
+            done += act(tenant_id) or 0
+        except ProviderUnavailable as error:
+            log.warning("billing waits: %s", error.message)
+            break
+        except (VivavoceError, DatabaseError, LookupError) as error:
+            log.warning("billing of %s waits: %s", tenant_id, error)
+    return done
+
+
+def living():
+    """Subscriptions of workspaces whose data are there."""
+    return Subscription.objects.exclude(tenant__status__in=[Tenant.Status.PROVISIONING, Tenant.Status.ERASED])
+
+
 def turn(now: datetime) -> int:
     """Close usage periods that no renewal of the provider's closes: of free and yearly plans; ask about renewals that are late. Returns how many."""
-    done = 0
-    for tenant_id in list(lines_stranded(now)):
-        with suppress(ProviderUnavailable), transaction.atomic():
-            usage_collect(subscription_lock(tenant_id))
-    for tenant_id in list(Subscription.objects.filter(usage_end__lte=now).values_list("tenant_id", flat=True)[:1000]):
-        with suppress(ProviderUnavailable):  # the next minute
-            done += _turn(tenant_id, now)
-    return done
+    each(list(lines_stranded(now)), _collect)
+    each(list(Subscription.objects.exclude(provider_id="").filter(tenant__status__in=[Tenant.Status.CLOSED, Tenant.Status.ERASED]).values_list("tenant_id", flat=True)), _leave)
+    return each(list(living().filter(usage_end__lte=now).values_list("tenant_id", flat=True)[:1000]), lambda tenant_id: _turn(tenant_id, now))
+
+
+@transaction.atomic
+def _collect(tenant_id: str) -> None:
+    usage_collect(subscription_lock(tenant_id))
+
+
+@transaction.atomic
+def _leave(tenant_id: str) -> None:
+    """A closed workspace is not charged again; an erased one has no subscription left."""
+    row = subscription_lock(tenant_id)
+    if row.tenant.status == Tenant.Status.ERASED:
+        stripe.subscription_end(row.provider_id)
+        Subscription.objects.filter(pk=row.pk).update(provider_id="", item_id="", status=Status.NONE, price=None, usage_end=None)
+    elif not row.cancel_at_period_end:
+        subscription_sync(tenant_id, stripe.subscription_cancel(row.provider_id))
 
 
 @transaction.atomic

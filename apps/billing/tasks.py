@@ -9,8 +9,7 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from apps.billing import dunning, events, reporting, stripe, subscriptions
-from apps.billing.models import Subscription
-from apps.common.errors import ProviderUnavailable, VivavoceError
+from apps.common.errors import VivavoceError
 
 log = logging.getLogger("vivavoce.billing")
 REPORT_S = 20  # how often, and how long one round may take
@@ -42,12 +41,9 @@ def report() -> int:
     """Usage to the provider's meters, all tenants; a round ends in time for the next."""
     if not cache.add("billing:report", 1, timeout=REPORT_S * 3):
         return 0
-    deadline, sent = timezone.now() + timedelta(seconds=REPORT_S * 2), 0
+    deadline = timezone.now() + timedelta(seconds=REPORT_S * 2)
+    rows = {row.tenant_id: row.tenant for row in subscriptions.living().exclude(customer_id="").select_related("tenant")}
     try:
-        for row in Subscription.objects.exclude(customer_id="").select_related("tenant").iterator():
-            sent += reporting.usage_report(row.tenant, deadline)
-    except ProviderUnavailable as error:
-        log.warning("usage waits: %s", error.message)
+        return subscriptions.each(rows, lambda tenant_id: reporting.usage_report(rows[tenant_id], deadline))
     finally:
         cache.delete("billing:report")
-    return sent

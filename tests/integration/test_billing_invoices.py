@@ -212,3 +212,24 @@ def test_a_free_period_ends_in_a_statement(tenant, provider):  # noqa: F811
 def public(database):
     with bound_public():
         yield
+
+
+def test_a_closed_workspace_is_not_charged_again_and_an_erased_one_stops_nobody(tenant, provider):  # noqa: F811
+    from apps.billing.subscriptions import turn
+    from apps.tenants.services import tenant_close, tenant_erase
+
+    subscribed(tenant, provider)
+    tenant_close(tenant=tenant, actor=SYSTEM)
+    turn(timezone.now())
+    assert services.subscription_get(tenant).cancel_at_period_end
+    tenant_erase(tenant=tenant, actor=SYSTEM)
+    turn(timezone.now())
+    row = services.subscription_get(tenant)
+    assert (row.status, row.provider_id) == ("none", "") and payments.subscription_of(row.customer_id) is None
+    provider.deliver(row.customer_id)
+    turn(timezone.now() + timedelta(days=40))
+    other = workspace("lives")
+    subscribed(other, provider)
+    use(other, 3)
+    assert tasks.report() >= 6
+    provider.end(services.subscription_get(other).customer_id)
