@@ -17,6 +17,8 @@ LLM_ENGINE = envstr("LLM_ENGINE", "ctranslate2")
 LLM_MODEL = envstr("LLM_MODEL", "embedded-closed-vocab")
 TTS_ENGINE = envstr("TTS_ENGINE", "espeak")
 TTS_MODEL = envstr("TTS_MODEL", "espeak-ng")
+# what takes over when an engine fails, "engine:model", for agents that name none of their own
+FALLBACKS = {stage: value.split(":", 1) for stage in ("stt", "llm", "tts") if ":" in (value := envstr(f"{stage.upper()}_FALLBACK", ""))}
 MODELS_DIRS = [Path(p) for p in envlist("MODELS_DIRS", [str(ROOT / "voice" / "models"), str(ROOT / "var" / "models")])]
 LLM_OPENAI_BASE_URL = envstr("LLM_OPENAI_BASE_URL", "http://127.0.0.1:11434/v1")
 LLM_OPENAI_API_KEY = envsecret("LLM_OPENAI_API_KEY")

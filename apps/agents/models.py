@@ -42,6 +42,7 @@ class AgentVersion(models.Model):
     llm_model = models.CharField(max_length=120, blank=True)
     tts_engine = models.CharField(max_length=40, blank=True)
     tts_model = models.CharField(max_length=120, blank=True)
+    fallbacks = models.JSONField(default=dict, blank=True)  # stage -> {"engine", "model"} that takes over when its own fails
     turn_detection = models.JSONField(default=dict, blank=True)
     tools = models.JSONField(default=list, blank=True)
     limits = models.JSONField(default=dict, blank=True)  # max_session_seconds, max_output_tokens

@@ -31,6 +31,7 @@ class AgentConfig:
     turn_detection: dict[str, Any]
     tools: list[dict[str, Any]]
     limits: dict[str, int]
+    fallbacks: dict[str, list[str]]  # stage -> [engine, model]
 
 
 # names that OpenAI's clients send by themselves: each is the workspace's default pipeline
@@ -56,7 +57,8 @@ def agent_for_session(*, assistant: str | None = None, version: str = "") -> Age
         return settings.VOICE_ENGINES[stage]
 
     stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
-    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools), v.limits)
+    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools), v.limits,
+                       {**settings.VOICE_FALLBACKS, **{stage: [o["engine"], o.get("model", "")] for stage, o in v.fallbacks.items()}})  # fmt: skip
 
 
 def _callable(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from apps.common.errors import BadRequest, Conflict, NotFound
 
 DEFAULT_INSTRUCTIONS = "You are a friendly voice assistant. Answer briefly."
 FIELDS = ("instructions", "greeting", "voice", "language", "stt_engine", "stt_model", "llm_engine", "llm_model", "tts_engine", "tts_model",
-          "turn_detection", "tools", "limits")  # fmt: skip
+          "turn_detection", "tools", "limits", "fallbacks")  # fmt: skip
 TEXT_CHARS = {"instructions": 20_000, "greeting": 1_000}
 # Ours, beside the protocol's turn_detection: begin answers at a short silence; "mm-hmm" does not stop an answer. Both on by default
 OWN_TURN_TAKING = ("preemptive", "backchannels")
@@ -60,7 +60,7 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
     for name, value in fields.items():
         if name not in FIELDS:
             raise _bad(name[:40], f"expected one of {', '.join(FIELDS)}")
-        kind = {"turn_detection": dict, "tools": list, "limits": dict}.get(name, str)
+        kind = {"turn_detection": dict, "tools": list, "limits": dict, "fallbacks": dict}.get(name, str)
         if not isinstance(value, kind):
             raise _bad(name, f"expected {kind.__name__}")
         if kind is str and ("\0" in value or len(value) > TEXT_CHARS.get(name, 120 if name.endswith("_model") else 40)):
@@ -71,6 +71,7 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
         engine = fields.get(f"{stage}_engine")
         if engine and engine not in settings.VOICE_ENGINE_NAMES[stage]:
             raise _bad(f"{stage}_engine", f"{engine!r} is not installed; there are {', '.join(sorted(settings.VOICE_ENGINE_NAMES[stage]))}")
+    _check_fallbacks(fields.get("fallbacks") or {})
     _check_turn_detection(fields.get("turn_detection") or {})
     for name, value in (fields.get("limits") or {}).items():
         low, high = LIMITS.get(name, (0, -1))
@@ -78,6 +79,16 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
             raise _bad("limits", f"{name[:40]}={str(value)[:40]}: expected {', '.join(f'{n} of {a}-{b}' for n, (a, b) in LIMITS.items())}")
     check_tools(fields.get("tools") or [], tool_hosts)
     return fields
+
+
+def _check_fallbacks(value: dict[str, Any]) -> None:
+    for stage, other in value.items():
+        if stage not in ("stt", "llm", "tts") or not isinstance(other, dict) or set(other) - {"engine", "model"}:
+            raise _bad("fallbacks", 'expected {"stt" | "llm" | "tts": {"engine": …, "model": …}}')
+        if other.get("engine") not in settings.VOICE_ENGINE_NAMES[stage]:
+            raise _bad("fallbacks", f"{stage}: {str(other.get('engine'))[:40]!r} is not installed; there are {', '.join(settings.VOICE_ENGINE_NAMES[stage])}")
+        if not isinstance(other.get("model", ""), str) or len(other.get("model", "")) > 120:
+            raise _bad("fallbacks", f"{stage}: model is a name of at most 120 characters")
 
 
 def _check_turn_detection(value: dict[str, Any]) -> None:

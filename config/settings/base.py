@@ -213,6 +213,7 @@ VOICE_ENGINES = {
     "llm": (voice.LLM_ENGINE, voice.LLM_MODEL),
     "tts": (voice.TTS_ENGINE, voice.TTS_MODEL),
 }
+VOICE_FALLBACKS = voice.FALLBACKS
 GATEWAY_URL = envstr("GATEWAY_URL", "http://localhost:25000")
 GATEWAY_WS_URL = envstr("GATEWAY_WS_URL", "ws://localhost:25000")
 PORTAL_URL = envstr("PORTAL_URL", "http://localhost:28000")

@@ -7,8 +7,11 @@ import os
 import signal
 
 import pytest
+from openai import AsyncOpenAI
 from websockets.exceptions import ConnectionClosed
 
+from apps.common.launch import processes
+from examples.resume_with_openai import Memory
 from tests.e2e.client import Client, Refused
 from tests.e2e.test_worker_loss import alike
 
@@ -92,3 +95,31 @@ async def test_who_may_not_come_back(stack, caller, dial):
     with pytest.raises(Refused) as refused:
         await Client.connect(stack.realtime, caller[1], f"session_id={session_id}")
     assert (refused.value.status, refused.value.code) == (410, "session_resume_expired")
+
+
+@pytest.mark.timeout(120)
+async def test_openai_python_comes_back_by_itself(stack, caller):
+    """examples/resume_with_openai.py: its gateway is killed with -9 and another one takes its address."""
+    memory, text, kills = Memory(), "", []
+    url, process = await asyncio.to_thread(stack.extra_gateway)
+    port = int(url.split(":")[2].split("/")[0])
+    client = AsyncOpenAI(api_key=caller[1], base_url=f"http://127.0.0.1:{port}/v1")
+    async with client.realtime.connect(model="gpt-realtime", on_reconnecting=memory.come_back, max_retries=30, max_delay=1.0) as connection:
+        await connection.conversation.item.create(item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "count to ten"}]})
+        await connection.response.create()
+        seen: list[str] = []
+        async for event in connection:
+            seen.append(event.event_id)
+            memory.note(event)
+            if event.type == "response.output_audio_transcript.delta":
+                text += event.delta
+            elif event.type == "response.output_audio.delta" and not kills:
+                kills.append(process.pid)
+                os.kill(process.pid, signal.SIGKILL)
+                await asyncio.to_thread(process.wait)
+                stack.run(processes.Child("gateway-again", processes.gateway(port).command))
+            elif event.type == "response.done":
+                assert event.response.status == "completed"
+                assert text == event.response.output[0].content[0].transcript and len(seen) == len(set(seen))
+                return
+    pytest.fail("the connection ended before the answer")

@@ -39,6 +39,7 @@ class Load:
             due = time.monotonic() + SAMPLE_S
             await asyncio.sleep(SAMPLE_S)
             now = time.monotonic()
+            metrics.TASKS.set(len(asyncio.all_tasks()))
             self.see((now - due) * 1000, now, time.process_time())
 
     def see(self, late_ms: float, wall: float, cpu: float) -> None:
@@ -46,7 +47,6 @@ class Load:
         self._marks.append((wall, cpu))
         metrics.LOOP_LATE.set(self.late_ms / 1000)
         metrics.CORE_SHARE.set(self.share)
-        metrics.TASKS.set(len(asyncio.all_tasks()))
 
     @property
     def late_ms(self) -> float:

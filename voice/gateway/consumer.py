@@ -241,7 +241,7 @@ def _config(session_id: str, agent, handshake: auth.Handshake, kind: str, window
         session_id=session_id, model=handshake.query.get("model") or "default", type=kind, instructions=agent.instructions,
         voice=agent.voice, voices=frozenset(config.VOICES), language=agent.language, stt_engine=agent.stt_engine, stt_model=agent.stt_model,
         llm_engine=agent.llm_engine, llm_model=agent.llm_model, tts_engine=agent.tts_engine, tts_model=agent.tts_model,
-        **turn_taking(agent.turn_detection), tools=tuple(prompts.client_tools(agent)), server_tools=prompts.server_tools(agent), extensions=handshake.extensions,
+        **turn_taking(agent.turn_detection), fallbacks=agent.fallbacks, tools=tuple(prompts.client_tools(agent)), server_tools=prompts.server_tools(agent), extensions=handshake.extensions,
         strict=handshake.strict, prompts={agent.agent_id: prompts.patch(agent)}, pipelines={agent.agent_id: prompts.pipeline(agent)},
         max_session_s=(longest := min(config.MAX_SESSION_SECONDS, agent.limits.get("max_session_seconds", config.MAX_SESSION_SECONDS))),
         expires_at=int(time.time()) + longest,

@@ -27,6 +27,7 @@ class Version(Schema):
     turn_detection: dict[str, Any]
     tools: list[dict[str, Any]]
     limits: dict[str, Any]
+    fallbacks: dict[str, Any]
 
 
 class AgentOut(Schema):
@@ -56,6 +57,7 @@ class VersionIn(Body):
     turn_detection: dict[str, Any] | None = Field(None, examples=[{"type": "server_vad", "silence_duration_ms": 500}])
     tools: list[Any] | None = None
     limits: dict[str, Any] | None = None
+    fallbacks: dict[str, Any] | None = Field(None, examples=[{"llm": {"engine": "openai", "model": "backup"}}])
 
 
 class AgentIn(Body):
