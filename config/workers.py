@@ -6,6 +6,7 @@ import base64
 import functools
 import os
 import socket
+import sys
 import time
 import uuid
 from datetime import UTC, datetime
@@ -95,10 +96,15 @@ def prepare(sender, instance, **kwargs) -> None:
     for stage in stages:
         cache.get(stage, *DEFAULTS[stage])
     _runner = Runner(RedisWorkerBus(functools.partial(connect, settings.REDIS_URL)), cache, f"{socket.gethostname()}:{os.getpid()}",
-                     settings.WORKER_SLOTS if "llm" in stages else settings.SPEECH_SLOTS)  # fmt: skip
+                     settings.WORKER_SLOTS if "llm" in stages else settings.SPEECH_SLOTS, start_anew)  # fmt: skip
     for stage in stages:
         _runner.serve(stage)
     tasks.use(_runner)
+
+
+def start_anew() -> None:
+    """The same process, from the beginning: whoever watches it sees no end of it. Its jobs fall silent and are opened elsewhere."""
+    os.execv(sys.executable, sys.orig_argv)
 
 
 @worker_shutdown.connect

@@ -47,6 +47,8 @@ class Ground:
 
     def stop(self) -> None:
         self.stack.stop()
+        REPORTS.mkdir(parents=True, exist_ok=True)
+        (REPORTS / "chaos.log").write_text(self.stack.logs())
         for server in (conftest._postgres, conftest._redis):
             if server is not None:
                 server.stop()
@@ -67,19 +69,21 @@ class Ground:
     def client(self, url: str) -> Client:
         return Client(url, self.key)
 
-    def written(self, session_id: str) -> dict[str, Any]:
+    async def written(self, session_id: str) -> dict[str, Any]:
         """What PostgreSQL has of a session."""
         from apps.conversations.models import Item, TurnTrace, VoiceSession
-        from apps.tenants.context import bound
+        from apps.tenants.context import in_tenant
         from apps.usage.models import UsageEntry
 
-        with bound(self.tenant):
+        def look() -> dict[str, Any]:
             return {
                 "state": VoiceSession.objects.filter(pk=session_id).values_list("state", flat=True).first(),
                 "items": list(Item.objects.filter(session_id=session_id).values_list("item_id", flat=True)),
                 "turns": list(TurnTrace.objects.filter(session_id=session_id).values_list("response_id", flat=True)),
                 "usage": list(UsageEntry.objects.filter(session_id=session_id).values_list("turn_id", "meter")),
             }
+
+        return await in_tenant(self.tenant, look)
 
 
 def owed(client: Client) -> tuple[set[str], set[str]]:
@@ -90,21 +94,25 @@ def owed(client: Client) -> tuple[set[str], set[str]]:
 
 async def lost(ground: Ground, client: Client, wait_s: float = 10) -> dict[str, int]:
     """What of it is not there, or there twice, after a moment."""
-    return await asyncio.to_thread(_lost, ground, client, wait_s)
+    from django.db import Error
 
-
-def _lost(ground: Ground, client: Client, wait_s: float) -> dict[str, int]:
     items, turns = owed(client)
     until = time.monotonic() + wait_s
     while True:
-        found = ground.written(client.events[0]["session"]["id"])
+        try:
+            found = await ground.written(client.events[0]["session"]["id"])
+        except Error:  # PostgreSQL is being restarted
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.2)
+            continue
         billed = {turn for turn, _ in found["usage"]}
         missing = {"items": len(items - set(found["items"])), "turns": len(turns - set(found["turns"])),
                    "doubled": sum(len(v) - len(set(v)) for v in (found["items"], found["turns"], found["usage"])),
                    "usage": max(0, len(set(found["turns"])) - len(billed - {""}))}  # fmt: skip
         if not any(missing.values()) or time.monotonic() > until:
             return missing
-        time.sleep(0.2)
+        await asyncio.sleep(0.2)
 
 
 def report(name: str, rows: list[tuple[str, str, str]], numbers: dict[str, Any]) -> None:

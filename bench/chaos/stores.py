@@ -23,7 +23,8 @@ async def talk(client: Client, urls: list[str], until: asyncio.Event, counts: di
         try:
             await client.type(f"what is {number % 10} plus {asked % 10}", output_modalities=["text"])
             done = await client.answer(40)
-            counts[done["status"]] = counts.get(done["status"], 0) + 1
+            how = done["status"] if done["status"] != "failed" else f"failed {done['status_details']['error']['code']}"
+            counts[how] = counts.get(how, 0) + 1
             asked += 1
             await asyncio.sleep(0.3)
         except ConnectionClosed:

@@ -211,6 +211,10 @@ class RedisWorkerBus:
         with self._lock:
             self._cancelled.pop(job.id, None)
 
+    def waiting(self, stage: str) -> int:
+        """Jobs nobody has fetched yet."""
+        return self._redis.llen(stage)
+
     def heartbeat(self, stage: str, name: str, fields: dict) -> None:
         """Say that this worker lives: key voice:worker:<stage>:<name>, JSON, gone after 3 s of silence."""
         self._redis.set(f"voice:worker:{stage}:{name}", msgspec.json.encode(fields), ex=3)

@@ -15,6 +15,7 @@ from voice.engines import EngineCache
 from voice.engines.base import EngineError
 
 log = logging.getLogger("voice.workers")
+DEAF_S = 3.5
 
 Pieces = Iterator[Chunk]
 Work = Callable[["Lease"], Pieces]
@@ -59,8 +60,10 @@ def piece(kind: ChunkKind, **fields: Any) -> Chunk:
 class Runner:
     """Holds the jobs of one worker process."""
 
-    def __init__(self, bus: RedisWorkerBus, cache: EngineCache, name: str, slots: int):
-        self.bus, self.cache, self.name, self.slots = bus, cache, name, slots
+    def __init__(self, bus: RedisWorkerBus, cache: EngineCache, name: str, slots: int, restart: Callable[[], None] = lambda: None):
+        """`restart` is called when work waits, this process has room, and nothing reaches it: its consumer is dead."""
+        self.bus, self.cache, self.name, self.slots, self._restart = bus, cache, name, slots, restart
+        self._taken, self._deaf_since = 0, 0.0
         self._active: dict[tuple[str, int], Lease] = {}
         self._stop = threading.Event()
         self._stages: set[str] = set()
@@ -79,6 +82,7 @@ class Runner:
 
     def run(self, job: Job, reply_to: str, work: Work) -> None:
         """Do the job unless another attempt of it is newer, or it was cancelled. Never raises."""
+        self._taken += 1
         try:
             if not self.bus.claim(job, reply_to, Chunk(job.id, job.attempt, 0, ChunkKind.STARTED)):
                 return
@@ -131,5 +135,17 @@ class Runner:
                     for stage in self._stages:
                         state = {"stage": stage, "busy": len(self._active), "slots": self.slots, "done": self.done, "at": time.time()}
                         self.bus.heartbeat(stage, self.name, state)
+                    self._listen_for_work(now)
             except CONNECTION_ERRORS as error:
                 log.warning("beats: redis is away (%s)", error)
+
+    def _listen_for_work(self, now: float) -> None:
+        """Celery's consumer was seen to stay deaf for good after Redis had been restarted under load (celery 5.6, kombu's Redis transport)."""
+        taken, self._taken = self._taken, 0
+        if taken or len(self._active) >= self.slots or not any(self.bus.waiting(stage) for stage in self._stages):
+            self._deaf_since = 0.0
+        elif not self._deaf_since:
+            self._deaf_since = now
+        elif now - self._deaf_since > DEAF_S:
+            log.error("work waits and none of it arrives here: starting this worker anew")
+            self._restart()
