@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,21 @@ class Ground:
     def stop(self) -> None:
         self.stack.stop()
         REPORTS.mkdir(parents=True, exist_ok=True)
-        (REPORTS / "chaos.log").write_text(self.stack.logs())
+        for log in self.stack.folder.glob("*.log"):
+            shutil.copy(log, REPORTS / f"chaos-{log.name}")
         for server in (conftest._postgres, conftest._redis):
             if server is not None:
                 server.stop()
+
+    def supervise(self) -> None:
+        """As `manage.py up` and Kubernetes do: a worker that ended is started again (Celery's ends when Redis goes while it has messages in hand)."""
+        from tests.infrastructure import STAGES
+
+        for name, process in list(self.stack.processes.items()):
+            if process.poll() is not None and name.split("-")[0] in STAGES:
+                del self.stack.processes[name]
+                self.stack.start_worker(name.split("-")[0])
+                self.restarted = getattr(self, "restarted", 0) + 1
 
     def add_gateway(self) -> str:
         url, _ = self.stack.extra_gateway()

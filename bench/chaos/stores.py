@@ -84,6 +84,7 @@ def restarts(ground: Ground, times: int, which: str) -> bool:
             server.stop()
             server.start()
             done.set()
+        ground.supervise()
         time.sleep(0.02)
     if not result:
         return False
