@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from voice.core.jobs import Chunk, ChunkKind
 from voice.engines.base import CompletionRequest, TextDelta, ToolCall, Transcript
+from voice.engines.thoughts import Thoughts
 from voice.workers.hearing import Hearing
 from voice.workers.run import Lease, piece
 
@@ -39,17 +40,20 @@ def _transcript(found: Transcript, index: int, final: bool, decoded_ms: int) -> 
 
 def complete(lease: Lease) -> Iterator[Chunk]:
     """One answer of the language model."""
-    began, calls, first = time.monotonic(), 0, 0.0
+    began, calls, first, thoughts = time.monotonic(), 0, 0.0, Thoughts()
     answer = lease.engine().complete(CompletionRequest(**lease.job.params))
     try:
         for found in answer:
             first = first or (time.monotonic() - began) * 1000
             if isinstance(found, TextDelta):
-                yield piece(ChunkKind.TEXT, text=found.text)
+                if text := thoughts.feed(found.text):
+                    yield piece(ChunkKind.TEXT, text=text)
             elif isinstance(found, ToolCall):
                 yield piece(ChunkKind.TOOL, index=calls, name=found.name, arguments=found.arguments)
                 calls += 1
             else:
+                if text := thoughts.rest():
+                    yield piece(ChunkKind.TEXT, text=text)
                 yield piece(ChunkKind.DONE, meta={
                     "input_tokens": found.input_tokens, "output_tokens": found.output_tokens, "finish_reason": found.finish_reason,
                     "first_ms": first, "total_ms": (time.monotonic() - began) * 1000,
