@@ -20,7 +20,9 @@ TURN_NUMBERS = {  # name -> (label, help, type)
 OF_MODE = {"server_vad": tuple(TURN_NUMBERS), "semantic_vad": ("eagerness",), "": ()}
 LIMITS = {"max_session_seconds": "Longest session in seconds", "max_output_tokens": "Longest answer in tokens"}
 STAGES = {"stt": "Speech recognition", "llm": "Language model", "tts": "Voice"}
-SWITCHES = {"interrupt_response": "The caller may interrupt", "create_response": "Answer by itself when a turn ends"}
+OWN = {"preemptive": "Begin the answer at a short pause, before it is certain that the caller has finished",
+       "backchannels": "“Mm-hmm” and “okay” do not interrupt"}  # fmt: skip
+SWITCHES = {"interrupt_response": "The caller may interrupt", "create_response": "Answer by itself when a turn ends", **OWN}
 TOOL_EXAMPLE = """[
  {"name": "book_table",
   "description": "Book a table.",
@@ -80,7 +82,7 @@ class EditAgent(forms.Form):
         """Only what differs from the defaults; keys that the form does not show stay as they were."""
         mode = data["turn_mode"]
         if not mode:
-            return {}
+            return {n: False for n in OWN if not data[n]}
         known = {"type", "eagerness", *TURN_NUMBERS, *SWITCHES}
         kept = {k: v for k, v in self.turn.items() if k not in known} if self.turn.get("type") == mode else {}
         chosen = {n: data[n] for n in OF_MODE[mode] if data[n] not in (None, "")}

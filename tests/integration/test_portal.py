@@ -92,14 +92,14 @@ def test_an_agent_is_drafted_published_compared_and_rolled_back(tenant):
     made = owner.post(base, {"name": "Front desk", "template": "front-desk"})
     page = made["Location"]
     form = {"instructions": "Be brief.", "voice": "ash", "language": "en", "tools": "[]", "turn_mode": "server_vad", "silence_duration_ms": "700",
-            "create_response": "on", "max_output_tokens": "100"}  # fmt: skip
+            "create_response": "on", "backchannels": "on", "max_output_tokens": "100"}  # fmt: skip
     assert owner.post(page, form).status_code == 302
     assert b"Draft, version 2" in owner.get(page).content and b"-You are the front desk" in owner.get(page).content
     assert owner.post(f"{page}/publish").status_code == 302
     with bound(tenant):
         agent = Agent.objects.get(name="Front desk")
         assert agent.published.number == 2 and agent.published.voice == "ash" and agent.published.tools == []
-        assert agent.published.turn_detection == {"type": "server_vad", "silence_duration_ms": 700, "interrupt_response": False}
+        assert agent.published.turn_detection == {"type": "server_vad", "silence_duration_ms": 700, "interrupt_response": False, "preemptive": False}
         assert agent.published.limits == {"max_output_tokens": 100}
     assert b"Be brief." in owner.get(f"{page}/compare/1/2").content
     assert owner.post(f"{page}/rollback", {"number": "1"}).status_code == 302
