@@ -59,6 +59,7 @@ class TurnTrace(models.Model):
     status = models.CharField(max_length=16)
     reason = models.CharField(max_length=60, blank=True)
     segments = models.JSONField(default=list)  # [[name, ms], …]
+    overlapped = models.JSONField(default=list)  # [[name, ms], …]: done inside the first segment, before the end of the turn was certain
     first_ms = models.FloatField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -41,7 +41,8 @@ def trace_save(*, session_id: str, turn: dict[str, Any]) -> bool:
     """`turn`: the fields of voice.core.effects.RecordTurn as a dict. False when it was there already."""
     return TurnTrace.objects.get_or_create(turn_id=turn["turn_id"], defaults={
         "session_id": session_id, "response_id": turn["response_id"], "user_item_id": turn["user_item_id"] or "", "status": turn["status"],
-        "reason": turn["reason"], "segments": [list(s) for s in turn["segments"]], "first_ms": sum(ms for _, ms in turn["segments"]),
+        "reason": turn["reason"], "segments": [list(s) for s in turn["segments"]], "overlapped": [list(s) for s in turn.get("overlapped", ())],
+        "first_ms": sum(ms for _, ms in turn["segments"]),
     })[1]  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 const KEPT = 20;
 const totals = [];
 
-function row(name, ms, before, total) {
+function row(name, ms, before, total, inside = false) {
   const tr = document.createElement("tr");
+  if (inside) tr.className = "inside";
   const head = document.createElement("th");
   head.scope = "row";
-  head.textContent = name.replaceAll("_", " ");
+  head.textContent = name.replaceAll("_", " ") + (inside ? " (meanwhile)" : "");
   const track = document.createElement("td");
   track.className = "track";
   const bar = document.createElement("span");
@@ -20,7 +21,7 @@ function row(name, ms, before, total) {
   return tr;
 }
 
-export function showTurn(list, summary, { segments, first_audio_ms: first }) {
+export function showTurn(list, summary, { segments, overlapped = [], first_audio_ms: first }) {
   const total = segments.reduce((sum, s) => sum + s.ms, 0) || 1;
   const ms = first ?? total;
   totals.push(ms);
@@ -35,6 +36,13 @@ export function showTurn(list, summary, { segments, first_audio_ms: first }) {
   let before = 0;
   for (const segment of segments) {
     body.append(row(segment.name, segment.ms, before, total));
+    if (segment === segments[0]) {
+      let inside = 0;
+      for (const done of overlapped) {
+        body.append(row(done.name, done.ms, inside, total, true));
+        inside += done.ms;
+      }
+    }
     before += segment.ms;
   }
   const table = document.createElement("table");

@@ -124,7 +124,7 @@ async def test_what_happened_is_in_the_database_with_its_waterfall(stack):
     def look():
         session = VoiceSession.objects.get(pk=session_id)
         items = list(Item.objects.filter(session=session).order_by("id").values_list("role", "item"))
-        traces = list(TurnTrace.objects.filter(session=session).values_list("status", "segments", "first_ms"))
+        traces = list(TurnTrace.objects.filter(session=session).values_list("status", "segments", "first_ms", "overlapped"))
         return session.state, items, traces, dict(UsageEntry.objects.filter(session_id=session_id).values_list("meter", "quantity"))
 
     for _ in range(50):
@@ -135,9 +135,10 @@ async def test_what_happened_is_in_the_database_with_its_waterfall(stack):
     assert state == "closed"
     assert [role for role, _ in items] == ["user", "assistant"]
     assert items[0][1]["content"][0]["transcript"] == "what is seven plus five"
-    (status, segments, first_ms), = traces
+    (status, segments, first_ms, overlapped), = traces
     assert status == "completed" and abs(sum(ms for _, ms in segments) - first_ms) < 0.01
     assert [name for name, _ in segments][:3] == ["endpointing", "stt_queue", "stt"]
+    assert [name for name, _ in overlapped][:3] == ["pause", "stt_queue", "stt"] and sum(ms for _, ms in overlapped) <= segments[0][1] + 0.01
     assert set(usage) == {"audio_in_ms", "audio_out_ms", "tokens_in", "tokens_out", "session_ms"}
     assert usage["audio_out_ms"] == len(client.audio()) // 48
 

@@ -32,6 +32,7 @@ class Turn(Schema):
     status: str
     reason: str
     segments: list[Any]
+    overlapped: list[Any]
     first_ms: float
     created_at: datetime
 

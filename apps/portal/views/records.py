@@ -62,7 +62,7 @@ def _query(filters: dict[str, str]) -> str:
 def session_detail(request: HttpRequest, tenant, session_id: str) -> HttpResponse:
     session = named([found(VoiceSession.objects.filter(pk=session_id).first())])[0]
     items = [(i, " ".join(p.get("text") or p.get("transcript") or "" for p in i.item.get("content", []))) for i in session.items.order_by("id")[:500]]
-    turns = [(t, bars(t.segments)) for t in session.turns.all()[:200]]
+    turns = [(t, bars(t.segments, t.overlapped)) for t in session.turns.all()[:200]]
     firsts = [t.first_ms for t, _ in turns if t.first_ms]
     return render(request, "portal/session.html", {
         "tenant": tenant, "session": session, "items": items, "turns": turns, "median_ms": median(firsts) if firsts else None, "agent_name": session.agent_name,
