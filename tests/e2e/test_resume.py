@@ -30,6 +30,12 @@ async def test_the_first_event_tells_how_to_come_back(dial):
         assert created["resumption"] == {"enabled": True, "window_s": 120, "session_id": created["session"]["id"]}
 
 
+async def test_clients_that_opt_in_are_told_of_their_quota(dial):
+    async with dial("extensions=1") as client:
+        quota = await client.wait("ext.quota")
+        assert quota["sessions_active"] >= 1 and quota["sessions_limit"] >= quota["sessions_active"] and quota["audio_seconds_left"] > 0
+
+
 async def test_an_answer_goes_on_where_the_line_broke(dial):
     async with dial() as client:
         await client.type("count to ten", **VOICE)

@@ -110,6 +110,13 @@ class Session:
             context.send("ext.degraded", component=component, mode=mode, fallback=fallback, since=int(since), retry_after_ms=retry_after_ms)
         return context.take()
 
+    def quota(self, now: float, *, audio_seconds_left: int | None, sessions_active: int, sessions_limit: int | None) -> list[Effect]:
+        """ext.quota, for clients that opted in. None: no limit."""
+        context = self._at(now)
+        if context.settings.extensions:
+            context.send("ext.quota", audio_seconds_left=audio_seconds_left, sessions_active=sessions_active, sessions_limit=sessions_limit)
+        return context.take()
+
     def recovered(self, component: str, now: float) -> list[Effect]:
         context = self._at(now)
         if context.settings.extensions:

@@ -45,6 +45,16 @@ class Place:
     async def check(self, name: str) -> Window | None:
         return await asyncio.to_thread(limiter().check, self.levels, name)
 
+    async def quota(self) -> dict[str, int | None]:
+        """What is left of the day's audio and of sessions at once, of the workspace."""
+        def look() -> dict[str, int | None]:
+            window = limiter().check(self.levels, "audio_minutes_per_day")
+            own = next((level for level in self.levels if level.id == self.owner[0]), None)
+            return {"audio_seconds_left": window.remaining * 60 if window else None, "sessions_active": limiter().live(self.owner[0]),
+                    "sessions_limit": own.values.get("concurrent_sessions") if own else None}  # fmt: skip
+
+        return await asyncio.to_thread(look)
+
     async def count(self, name: str, cost: int) -> None:
         await asyncio.to_thread(limiter().count, self.levels, name, cost)
 

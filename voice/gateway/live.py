@@ -121,6 +121,14 @@ class Live:
         self.record.owe("open", {k: self.about[k] for k in ("agent_id", "agent_version", "key_id", "model", "client")})
         self.perform(self.session.start(clock.now()))
         self.tell_health()
+        if self.session.context.settings.extensions:
+            self.spawn(self._tell_quota(), "quota")
+
+    async def _tell_quota(self) -> None:
+        try:
+            self.perform(self.session.quota(clock.now(), **await self.place.quota()))
+        except RateLimited:  # nothing is left: the next turn says so
+            return
 
     def receive(self, event: Any) -> None:
         """Any client event but audio."""
