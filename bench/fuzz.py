@@ -25,10 +25,9 @@ def machine(steps: int) -> dict[str, Any]:
     from hypothesis.stateful import run_state_machine_as_test
 
     from tests.unit.driver import Driver
-    from tests.unit.test_core_machine import SessionMachine
+    from tests.unit.test_core_machine import CONFIG, SessionMachine
 
     counted = Counter()
-    receive, engine, timer, audio = (getattr(Driver, n) for n in ("send", "chunk", "pass_time", "audio"))
 
     def counting(name, method):
         def call(self, *arguments, **keywords):
@@ -38,13 +37,13 @@ def machine(steps: int) -> dict[str, Any]:
         return call
 
     class CountedDriver(Driver):
-        send, chunk = counting("client events", receive), counting("chunks", engine)
-        pass_time, audio = counting("waits", timer), counting("audio", audio)
+        send, chunk = counting("client events", Driver.send), counting("chunks", Driver.chunk)
+        pass_time, audio = counting("waits", Driver.pass_time), counting("audio", Driver.audio)
 
     class Machine(SessionMachine):
         def __init__(self):
             super().__init__()
-            self.d = CountedDriver()
+            self.d = CountedDriver(**CONFIG)
 
     while counted.total() < steps:
         left = max(20, (steps - counted.total()) // 25)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.driver import Driver
+from voice.core import effects as fx
 from voice.core.jobs import Chunk, ChunkKind, Stage
 from voice.core.speech import SpeechEdge
 
@@ -20,6 +21,8 @@ PATCHES = st.sampled_from([
     {"output_modalities": ["text"]}, {"output_modalities": ["audio"]}, {"audio": {"input": {"turn_detection": None}}},
     {"audio": {"input": {"turn_detection": {"type": "server_vad", "interrupt_response": False}}}},
     {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, {"audio": {"input": {"transcription": {"model": "whisper-1"}}}},
+    {"prompt": {"id": "agt_1"}}, {"prompt": {"id": "agt_2"}}, {"prompt": None}, {"model": "agt_1"}, {"truncation": "disabled"},
+    {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, {"audio": {"output": {"format": {"type": "audio/pcma"}}}}, {"voice": "ash"},
     {"max_output_tokens": 3}, {"max_output_tokens": "x"}, {"audio": 5}, {"type": "transcription"},
 ])  # fmt: skip
 CREATES = st.sampled_from([
@@ -37,10 +40,16 @@ ITEMS = st.sampled_from([
 ])  # fmt: skip
 
 
+CONFIG = {
+    "server_tools": {"f": {"url": "https://example.com/f", "tool": {"type": "function", "name": "f"}}},
+    "prompts": {"agt_1": {"instructions": "x", "tools": [TOOL]}}, "pipelines": {"agt_1": {"llm_engine": "openai", "llm_model": "m"}},
+}  # fmt: skip
+
+
 class SessionMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.d = Driver()
+        self.d = Driver(**CONFIG)
 
     def pick(self, index: int):
         leases = list(self.d.session.context.leases.values())
@@ -119,6 +128,14 @@ class SessionMachine(RuleBasedStateMachine):
     def not_submitted(self, index):
         job = list(self.d.jobs.values())[index % len(self.d.jobs)]
         self.d.take(self.d.session.job_lost(job.id, job.attempt, "llm_unavailable", "gone", self.d.now))
+
+    @precondition(lambda self: self.d.of(fx.CallTool))
+    @rule(index=st.integers(0, 9))
+    def tool_answers(self, index):
+        """One of the functions the shell was asked to call, perhaps for the second time or too late."""
+        calls = self.d.of(fx.CallTool)
+        call = calls[index % len(calls)]
+        self.d.take(self.d.session.tool_result(call.response_id, call.call_id, "done", self.d.now))
 
     @rule(seconds=st.sampled_from([0.1, 0.7, 3.0, 11.0]), alive=st.booleans())
     def wait(self, seconds, alive):

@@ -145,6 +145,9 @@ class Conversation:
     def has_call(self, call_id: str) -> bool:
         return any(e.item["type"] == "function_call" and e.item["call_id"] == call_id for e in self._entries.values())
 
+    def has_output(self, call_id: str) -> bool:
+        return any(e.item["type"] == "function_call_output" and e.item["call_id"] == call_id for e in self._entries.values())
+
     def build(self, raw: dict[str, Any], new_id: str, *, check_calls: bool = True) -> dict[str, Any]:
         """A client's item, checked, with only keys that are set (rule 5). Raises ProtocolError."""
         item_id = raw.get("id")

@@ -201,7 +201,7 @@ class Session:
         context = self._at(now)
         if response := self._find_response(response_id):
             response.server.result(call_id, output)
-        elif context.conversation.has_call(call_id):
+        elif context.conversation.has_call(call_id) and not context.conversation.has_output(call_id):
             place(context, output_item(context, call_id, output))
         self.after()
         return context.take()
