@@ -25,7 +25,7 @@ INSERT INTO usage_usageentry (session_id, turn_id, meter, quantity, agent_id, ke
 SELECT 'sess_' || md5((turn / 20)::text), 'turn_' || md5(turn::text), (%(meters)s::text[])[1 + n %% 5], 100 + (n * 7919) %% 5000,
        'agt_' || (turn %% %(agents)s), 'key_' || (turn %% %(keys)s), now() - interval '1 minute' - (turn::float8 / %(turns)s) * interval '90 days',
        3 - (turn * 3 / %(turns)s)::int
-FROM generate_series(0, %(entries)s - 1) AS n, LATERAL (SELECT (n / 5)::bigint AS turn) AS of_turn
+FROM generate_series(0::bigint, %(entries)s - 1) AS n, LATERAL (SELECT (n / 5)::bigint AS turn) AS of_turn
 """
 
 
