@@ -23,7 +23,7 @@ DAYS, AGENTS, KEYS = 90, 6, 4
 FILL = """
 INSERT INTO usage_usageentry (session_id, turn_id, meter, quantity, agent_id, key_id, at, period)
 SELECT 'sess_' || md5((turn / 20)::text), 'turn_' || md5(turn::text), (%(meters)s::text[])[1 + n %% 5], 100 + (n * 7919) %% 5000,
-       'agt_' || (turn %% %(agents)s), 'key_' || (turn %% %(keys)s), now() - interval '1 minute' - (turn::float8 / %(turns)s) * interval '90 days',
+       'agt_' || (turn / 20 %% %(agents)s), 'key_' || (turn / 20 %% %(keys)s), now() - interval '1 minute' - (turn::float8 / %(turns)s) * interval '90 days',
        3 - (turn * 3 / %(turns)s)::int
 FROM generate_series(0::bigint, %(entries)s - 1) AS n, LATERAL (SELECT (n / 5)::bigint AS turn) AS of_turn
 """
@@ -159,12 +159,15 @@ def measure(options) -> dict:
         began = time.monotonic()
         report["differences"] = len(rollups.differences())
         report["verify_s"] = round(time.monotonic() - began, 1)
+        say(json.dumps(report))
     took = writes(tenants, options.writes)
     report["write_ms"] = {name: {"p50": round(p(v, 50), 3), "p95": round(p(v, 95), 3), "mean": round(statistics.fmean(v), 3)} for name, v in took.items()}
     report["write_ratio"] = {"p50": round(p(took["full"], 50) / p(took["empty"], 50), 3),
                              "mean": round(statistics.fmean(took["full"]) / statistics.fmean(took["empty"]), 3), "bar": 1.2}  # fmt: skip
+    say(json.dumps(report["write_ms"]))
     with bound_public():
         report["page_ms"] = {name: {"p50": round(p(v, 50), 1), "p95": round(p(v, 95), 1)} for name, v in pages(tenants["full"], options.pages).items()}
+    say(json.dumps(report["page_ms"]))
     stack = Stack(conftest.WORK)
     try:
         stack.run(processes.default_worker())
