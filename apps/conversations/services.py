@@ -61,10 +61,10 @@ WHERE session.id = known.id RETURNING session.session_ms - known.session_ms
 """
 
 
-def voice_session_close(*, session_id: str, reason: str) -> None:
-    VoiceSession.objects.filter(id=session_id, state=VoiceSession.State.LIVE).update(
-        state=VoiceSession.State.CLOSED, closed_at=timezone.now(), close_reason=reason[:60]
-    )
+def voice_session_close(*, session_id: str, reason: str) -> bool:
+    """False when it was closed already, or never opened."""
+    live = VoiceSession.objects.filter(id=session_id, state=VoiceSession.State.LIVE)
+    return live.update(state=VoiceSession.State.CLOSED, closed_at=timezone.now(), close_reason=reason[:60]) == 1
 
 
 def voice_session_end(*, session: VoiceSession, actor: Actor) -> None:

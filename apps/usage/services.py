@@ -66,7 +66,9 @@ def reached(name: str) -> None:
 
 @transaction.atomic
 def session_end(*, session_id: str, reason: str, session_ms: int, agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
-    """Close the session's row; what it lasted after its last turn goes to the ledger, what it held and did not use is free."""
+    """Close the session's row; what it lasted after its last turn goes to the ledger, what it held and did not use is free. The first end
+    counts: the ledger takes one, so another that says a later time must not move the row either."""
+    if not voice_session_close(session_id=session_id, reason=reason):
+        return
     lasted = session_ms_advance(session_id=session_id, session_ms=session_ms)
-    voice_session_close(session_id=session_id, reason=reason)
     usage_record(session_id=session_id, turn_id="", meters={"session_ms": lasted}, agent_id=agent_id, key_id=key_id, at=at)

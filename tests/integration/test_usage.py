@@ -212,3 +212,13 @@ def test_a_call_whose_gateway_died_is_written_once_by_another_process(tenant):
         assert journal.replay(redis, older_than_s=0) == 2 and journal.replay(redis, older_than_s=0) == 0
         assert redis.hdel(journal.REFUSED, "req_of_an_erased_workspace") == 1
     assert ledger() == {"requests": 1, "characters": 40}
+
+
+def test_two_ends_of_a_session_count_as_the_first(tenant):
+    from apps.conversations.models import VoiceSession
+    from apps.usage.services import session_end, session_open
+
+    session_open(session_id="sess_two_ends", agent_id="", agent_version=0, key_id="", model="default", client="test")
+    for lasted in (5000, 9000, 4000):  # its gateway, then one that cleared it away, then a late copy
+        session_end(session_id="sess_two_ends", reason="client", session_ms=lasted)
+    assert VoiceSession.objects.get(pk="sess_two_ends").session_ms == 5000 == ledger()["session_ms"]
