@@ -97,7 +97,9 @@ def test_every_preview_is_the_invoice_that_follows(provider):
             for step in case["steps"]:
                 row = services.subscription_get(tenant)
                 now = provider.now()
-                provider.advance(now + int((row.period_end.timestamp() - now) * step[4]))
+                ahead = int((row.period_end.timestamp() - now) * step[4])
+                if ahead > 60:  # the clock goes on by itself, and never back
+                    provider.advance(now + ahead)
                 preview, invoice = change(tenant, step, codes, addon)
                 assert (preview.total_cents, preview.due_cents, preview.tax_cents) == (invoice.total_cents, invoice.paid_cents + invoice.due_cents, invoice.tax_cents)
                 assert sorted(line.amount for line in preview.lines) == sorted(invoice.lines.values_list("amount_cents", flat=True))
