@@ -1,6 +1,7 @@
 """semantic_vad on made utterances: the product's detector, recognition, judge and waiting rule, in audio time instead of real time.
 
-What recognition costs is added as measured: a verdict holds only from the audio that arrives after it.
+What recognition costs is added as measured (CPU time, so that others on the machine do not count): a verdict holds only from the audio that
+arrives after it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from voice.core.hearing import RESUMED_PADDING_MS
 from voice.core.setters import SEMANTIC_VAD
 from voice.workers.hearing import Hearing
 
-CHUNK_MS = 40
+CHUNK_MS = 20
 CLOSE_MS = 150  # a detector's end lies within this of the true one
 PARAMS = {"rate_hz": 24000, "language": "en", "prompt": "", "interim_ms": 0, "turn_end": True}
 
@@ -47,9 +48,9 @@ def listen(one: Made, engine, eagerness: str) -> tuple[int, int]:
                 begin, due = max(begin, edge.at_ms - RESUMED_PADDING_MS), None
             elif edge.kind == "paused":
                 hearing.add(one.pcm[begin * 48 : edge.decided_ms * 48])
-                began = time.perf_counter()
+                began = time.process_time()
                 found = hearing.hear(settle=True)
-                begin, due = edge.decided_ms, now_ms + CHUNK_MS + (time.perf_counter() - began) * 1000
+                begin, due = edge.decided_ms, now_ms + CHUNK_MS + (time.process_time() - began) * 1000
                 detector.end_after(turn_end.unheard_ms(eagerness))
                 verdict = turn_end.wait_ms(eagerness, found.text, found.ended)
             else:

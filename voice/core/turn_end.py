@@ -6,7 +6,7 @@ UNHEARD_MS = {"low": 2500, "medium": 1500, "auto": 1500, "high": 800}  # while i
 # (at least this chance that the user has finished, ms): the first that holds; else OPEN_MS, within the limits of eagerness
 STEPS = {
     "high": ((0.75, 192), (0.5, 500), (0.25, 1000)),
-    "medium": ((0.96, 192), (0.88, 1350)),
+    "medium": ((0.95, 192), (0.9, 1350)),
     "low": ((0.97, 400), (0.9, 1300), (0.6, 2000)),
 }
 STEPS["auto"] = STEPS["medium"]
