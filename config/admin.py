@@ -23,8 +23,8 @@ UNFOLD = {
     "DASHBOARD_CALLBACK": "apps.portal.operations.dashboard",
     "COLORS": {
         "primary": {
-            "50": "#f3f1ff", "100": "#edebff", "200": "#d9d4ff", "300": "#c2b9ff", "400": "#a99dff", "500": "#6f5ff0", "600": "#4f3ee0", "700": "#3d2fc0",
-            "800": "#32279a", "900": "#262244", "950": "#17142e",
+            "50": "#f3f1ff", "100": "#edebff", "200": "#d9d4ff", "300": "#c2b9ff", "400": "#a99dff", "500": "#6f5ff0", "600": "#4f3ee0",
+            "700": "#3d2fc0", "800": "#32279a", "900": "#262244", "950": "#17142e",
         },
     },
     "SIDEBAR": {
@@ -41,6 +41,12 @@ UNFOLD = {
                 _item("People", "person", "admin:accounts_user_changelist"),
                 _item("Memberships", "group", "admin:teams_membership_changelist"),
                 _item("API keys", "key", "admin:apikeys_apikey_changelist"),
+            ]},
+            {"title": "Billing", "separator": True, "items": [
+                _item("Plans", "sell", "admin:billing_plan_changelist"),
+                _item("Subscriptions", "autorenew", "admin:billing_subscription_changelist"),
+                _item("Invoices", "receipt_long", "admin:billing_invoice_changelist"),
+                _item("Refunds and credits", "undo", "admin:billing_adjustment_changelist"),
             ]},
             {"title": "Platform", "separator": True, "items": [
                 _item("OpenID providers", "login", "admin:accounts_issuer_changelist"),

@@ -43,8 +43,9 @@ def described(document: dict, path: str, method: str, operation: dict, base: str
     if body:
         curl += ['-H "Content-Type: application/json"', f"-d '{json.dumps(example_of(document, body))}'"]
     return {
-        "id": operation["operationId"], "path": path, "method": method, "summary": operation.get("summary", ""), "description": operation.get("description", ""),
-        "parameters": [parameter(document, p) for p in operation.get("parameters", [])], "fields": fields(document, body) if body else [], "body": example,
+        "id": operation["operationId"], "path": path, "method": method, "summary": operation.get("summary", ""),
+        "description": operation.get("description", ""), "parameters": [parameter(document, p) for p in operation.get("parameters", [])],
+        "fields": fields(document, body) if body else [], "body": example,
         "answers": [a for a in answers if a["good"]], "errors": sorted(a["status"] for a in answers if not a["good"]), "curl": " \\\n  ".join(curl),
         "open": not operation.get("security"),
     }  # fmt: skip
@@ -52,7 +53,8 @@ def described(document: dict, path: str, method: str, operation: dict, base: str
 
 def answer(document: dict, status: Any, response: dict) -> dict[str, Any]:
     schema = response.get("content", {}).get("application/json", {}).get("schema")
-    return {"status": str(status), "good": str(status).startswith("2"), "example": json.dumps(example_of(document, schema), indent=2) if schema else ""}
+    example = json.dumps(example_of(document, schema), indent=2) if schema else ""
+    return {"status": str(status), "good": str(status).startswith("2"), "example": example}
 
 
 def parameter(document: dict, value: dict) -> dict[str, Any]:

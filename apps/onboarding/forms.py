@@ -15,10 +15,12 @@ def template_choices() -> list[tuple[str, str]]:
 class SignUp(forms.Form):
     """What the sign-up asks beside e-mail and password. An invited person joins a workspace instead of naming one."""
 
-    workspace = forms.CharField(label="Workspace name", max_length=80, required=False, help_text="Your company or project. Leave it empty to join one you are invited to.",
+    workspace = forms.CharField(label="Workspace name", max_length=80, required=False,
+                                help_text="Your company or project. Leave it empty to join one you are invited to.",
                                 widget=forms.TextInput(attrs={"autocomplete": "organization"}))  # fmt: skip
     template = forms.ChoiceField(label="First agent", choices=template_choices, initial="assistant", required=False, widget=forms.RadioSelect)
-    accept_terms = forms.BooleanField(label=mark_safe('I accept the <a href="/terms">terms of use</a>'), error_messages={"required": "The terms must be accepted."})
+    accept_terms = forms.BooleanField(label=mark_safe('I accept the <a href="/terms">terms of use</a>'),
+                                      error_messages={"required": "The terms must be accepted."})  # fmt: skip
     field_order = ["email", "password1", "workspace", "template", "accept_terms"]
 
     def clean_workspace(self) -> str:

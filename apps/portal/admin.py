@@ -61,7 +61,8 @@ def limit_field() -> forms.IntegerField:
 class TenantForm(forms.ModelForm):
     """Limits as numbers; empty = what the plan or the installation gives."""
 
-    slug = forms.CharField(required=False, max_length=40, widget=UnfoldAdminTextInputWidget, help_text="3-40 of a-z 0-9 -, a letter first; empty: made from the name.")
+    slug = forms.CharField(required=False, max_length=40, widget=UnfoldAdminTextInputWidget,
+                           help_text="3-40 of a-z 0-9 -, a letter first; empty: made from the name.")  # fmt: skip
     requests_per_minute = limit_field()
     tokens_per_minute = limit_field()
     concurrent_sessions = limit_field()

@@ -37,8 +37,10 @@ class EditAgent(forms.Form):
     voice = forms.CharField(max_length=40, widget=forms.TextInput(attrs={"list": "voices", "autocomplete": "off"}))
     language = forms.CharField(max_length=16, widget=forms.TextInput(attrs={"list": "languages", "autocomplete": "off"}))
     turn_mode = forms.ChoiceField(label="It answers", choices=TURN_MODES, required=False)
-    eagerness = forms.ChoiceField(choices=[(c, c) for c in ("auto", "low", "medium", "high")], required=False, help_text="For the finished sentence: how soon it answers.")
-    tools = JsonText(list, label="Functions (JSON list)", help_text="Your program runs them, or, with a \"url\", we call them over HTTPS on hosts from the settings.")
+    eagerness = forms.ChoiceField(choices=[(c, c) for c in ("auto", "low", "medium", "high")], required=False,
+                                  help_text="For the finished sentence: how soon it answers.")  # fmt: skip
+    tools = JsonText(list, label="Functions (JSON list)",
+                     help_text='Your program runs them, or, with a "url", we call them over HTTPS on hosts from the settings.')  # fmt: skip
 
     def __init__(self, data=None, *, version: AgentVersion):
         self.turn = dict(version.turn_detection or {})

@@ -62,12 +62,14 @@ class NewKey(forms.Form):
     scopes = forms.MultipleChoiceField(label="It may", choices=[(s, f"{SCOPE_WORDS[s]} ({s})") for s in SCOPES], initial=list(DEFAULT_SCOPES),
                                        widget=forms.CheckboxSelectMultiple)  # fmt: skip
     days = forms.IntegerField(label="Expires after days", help_text="Empty: never.", min_value=1, max_value=3650, required=False)
-    allowed_origins = Lines(label="Origins of browsers that may use it", help_text="One a line, such as https://app.example.com. Empty: those of the workspace.")
+    allowed_origins = Lines(label="Origins of browsers that may use it",
+                            help_text="One a line, such as https://app.example.com. Empty: those of the workspace.")  # fmt: skip
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         for name in LIMIT_NAMES:
-            self.fields[name] = forms.IntegerField(label=name.replace("_", " ").capitalize(), help_text="Empty: the workspace's.", min_value=0, required=False)
+            label = name.replace("_", " ").capitalize()
+            self.fields[name] = forms.IntegerField(label=label, help_text="Empty: the workspace's.", min_value=0, required=False)
 
     def limit_fields(self) -> list:
         return [self[n] for n in LIMIT_NAMES]
@@ -90,7 +92,8 @@ class WorkspaceSettings(forms.Form):
     name = forms.CharField(label="Name", max_length=120)
     email = forms.EmailField(label="Contact e-mail", required=False)
     tool_hosts = Lines(label="Hosts that agents' HTTPS tools may call", help_text="One a line, such as api.example.com. Empty: none.")
-    allowed_origins = Lines(label="Origins of browsers that may connect", help_text="One a line, such as https://app.example.com. Empty: all of the installation.")
+    allowed_origins = Lines(label="Origins of browsers that may connect",
+                            help_text="One a line, such as https://app.example.com. Empty: all of the installation.")  # fmt: skip
 
 
 class Tax(forms.Form):

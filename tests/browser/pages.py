@@ -1,4 +1,4 @@
-"""Every page of the portal, read off the URLconf, with who sees it and what stands in its address. A route that is no page is named with the reason."""
+"""Every page of the portal, read off the URLconf, with who sees it and what stands in its address. A route that is no page has its reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ NO_PAGE = {
     "playground-secret": "JSON", "agent-act": "POST", "session-end": "POST", "key-revoke": "POST", "key-rotate": "POST", "member-role": "POST",
     "member-remove": "POST", "member-transfer": "POST", "invitation-act": "POST", "workspace-close": "POST", "workspace-reopen": "POST",
     "audit-export": "CSV", "usage-export": "CSV", "invoice-file": "PDF or CSV", "stripe-webhook": "JSON", "card-new": "POST", "card-act": "POST",
-    "card-return": "back from the provider's form", "invoice-pay": "POST", **{f"billing-{w}": "POST" for w in ("plan", "cancel", "keep", "trial", "addon", "tax")}, "live-session-end": "POST", "mfa_download_recovery_codes": "a text file",
+    "card-return": "back from the provider's form", "invoice-pay": "POST", "live-session-end": "POST",
+    **{f"billing-{what}": "POST" for what in ("plan", "cancel", "keep", "trial", "addon", "tax")}, "mfa_download_recovery_codes": "a text file",
     "account_confirm_login_code": "sign-in by mailed code is off",
 }  # fmt: skip
 STRANGER = {
@@ -19,7 +20,8 @@ STRANGER = {
 OPERATOR = {"live-sessions", "queues"}
 WITH_MFA = {"mfa_authenticate", "mfa_reauthenticate", "mfa_deactivate_totp", "mfa_view_recovery_codes", "mfa_generate_recovery_codes"}
 WITHOUT_PASSWORD = {"account_set_password"}
-ADMIN_MODELS = ("tenants_tenant", "accounts_user", "accounts_issuer", "teams_membership", "apikeys_apikey", "tenants_domain", "audit_auditentry")
+ADMIN_MODELS = ("tenants_tenant", "accounts_user", "accounts_issuer", "teams_membership", "apikeys_apikey", "tenants_domain", "audit_auditentry",
+                "billing_plan", "billing_subscription", "billing_invoice", "billing_adjustment")  # fmt: skip
 
 
 def routes(patterns=None, before: str = "") -> dict[str, list[str]]:

@@ -29,7 +29,9 @@ def key_list(request: HttpRequest, tenant) -> HttpResponse:
 
 def _page(request: HttpRequest, tenant, form, secret: str | None) -> HttpResponse:
     rows = list(ApiKey.objects.filter(tenant=tenant)[:200])
-    return render(request, "portal/keys.html", {"tenant": tenant, "keys": rows, "secret": secret, "form": form, "may_write": request.actor.can("keys.write")})
+    return render(request, "portal/keys.html", {
+        "tenant": tenant, "keys": rows, "secret": secret, "form": form, "may_write": request.actor.can("keys.write"),
+    })  # fmt: skip
 
 
 def _key(tenant, key_id: str) -> ApiKey:

@@ -65,7 +65,8 @@ def session_detail(request: HttpRequest, tenant, session_id: str) -> HttpRespons
     turns = [(t, bars(t.segments, t.overlapped)) for t in session.turns.all()[:200]]
     firsts = [t.first_ms for t, _ in turns if t.first_ms]
     return render(request, "portal/session.html", {
-        "tenant": tenant, "session": session, "items": items, "turns": turns, "median_ms": median(firsts) if firsts else None, "agent_name": session.agent_name,
+        "tenant": tenant, "session": session, "items": items, "turns": turns, "median_ms": median(firsts) if firsts else None,
+        "agent_name": session.agent_name,
         "key_name": ApiKey.objects.filter(tenant=tenant, pk=session.key_id).values_list("name", flat=True).first(),
     })  # fmt: skip
 

@@ -119,7 +119,8 @@ def quickstart(request: HttpRequest, tenant) -> HttpResponse:
     if request.method == "POST":
         _, secret = api_key_issue(tenant=tenant, name=f"key {ApiKey.objects.filter(tenant=tenant).count() + 1}", actor=request.actor)
     return render(request, "portal/quickstart.html", {
-        "tenant": tenant, "secret": secret, "key": secret or "vv_…", "has_key": ApiKey.objects.filter(tenant=tenant).exists(), "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
+        "tenant": tenant, "secret": secret, "key": secret or "vv_…", "has_key": ApiKey.objects.filter(tenant=tenant).exists(),
+        "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
     })  # fmt: skip
 
 
@@ -133,7 +134,9 @@ def workspace_settings(request: HttpRequest, tenant) -> HttpResponse:
         messages.success(request, "Saved.")
         return redirect("settings", slug=tenant.slug)
     values = tenant_values(tenant)
-    return render(request, "portal/settings.html", {"tenant": tenant, "form": form, "limits": values, "issuers": list(tenant.issuers.all()), "may_write": request.actor.can("tenant.write")})
+    return render(request, "portal/settings.html", {
+        "tenant": tenant, "form": form, "limits": values, "issuers": list(tenant.issuers.all()), "may_write": request.actor.can("tenant.write"),
+    })  # fmt: skip
 
 
 @in_workspace("tenant.own", any_status=True)
