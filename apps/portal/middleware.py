@@ -3,11 +3,20 @@ from __future__ import annotations
 import time
 from urllib.parse import urlencode
 
-from django.http import HttpResponseForbidden
-from django.shortcuts import redirect
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
 from django.urls import resolve
 
+from apps.common.errors import Forbidden
+
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
+
+
+def refusal(request: HttpRequest) -> HttpResponse:
+    error = Forbidden("You look at this workspace as somebody else, read only. End it with Back to yourself, or begin again with changes.")
+    if request.path_info.startswith("/api/"):
+        return JsonResponse(error.to_json(), status=error.status)
+    return render(request, "portal/notice.html", {"title": "Read only", "text": error.message}, status=error.status)
 
 
 def impersonation(get_response):
@@ -16,7 +25,7 @@ def impersonation(get_response):
     def middleware(request):
         state = request.session.get("impersonated") if hasattr(request, "session") else None
         if state and not state.get("write") and request.method not in SAFE and resolve(request.path_info).url_name != "impersonate-end":
-            return HttpResponseForbidden("You are looking at this workspace as somebody else, read only.")
+            return refusal(request)
         return get_response(request)
 
     return middleware

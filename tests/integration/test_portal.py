@@ -14,6 +14,7 @@ from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_authenticate
 from apps.audit.models import AuditEntry
 from apps.common.actors import SYSTEM
+from apps.common.errors import Forbidden
 from apps.conversations.models import VoiceSession
 from apps.onboarding.services import workspace_create
 from apps.teams.models import Membership, Role
@@ -230,7 +231,9 @@ def test_an_operator_looks_as_a_member_read_only_and_it_is_written_down(tenant):
     assert client.post(f"/impersonate/{target.id}").status_code == 302
     page = client.get(f"/t/{tenant.slug}/")
     assert page.status_code == 200 and b"(read only)" in page.content
-    assert client.post(f"/t/{tenant.slug}/keys", {"name": "x", "scopes": ["realtime:connect"]}).status_code == 403
+    refused = client.post(f"/t/{tenant.slug}/keys", {"name": "x", "scopes": ["realtime:connect"]})
+    assert refused.status_code == 403 and b"Back to yourself" in refused.content
+    assert client.post("/api/v1/keys", "{}", content_type="application/json").json()["error"]["code"] == Forbidden.code
     assert client.post("/impersonation/end").status_code == 302
     assert client.get(f"/t/{tenant.slug}/").status_code == 404
     assert AuditEntry.objects.filter(action="user.impersonated", target=target.id, actor=boss.id).exists()
