@@ -97,7 +97,7 @@ def test_all_but_talking_works_without_javascript(browser, portal):
     page.click("tbody a >> nth=0")
     page.fill("[name=instructions]", "Answer in one word.")
     page.click("text=Save as draft")
-    page.click("text=Publish")
+    page.click("button:text-is('Publish')")
     page.wait_for_selector("text=Version 2 is published")
     page.goto(f"{portal}/t/{slug}/audit")
     page.fill("[name=action]", "agent.")
@@ -119,6 +119,6 @@ def test_the_api_explorer_works_offline_and_tries_an_operation(browser, portal):
     page.click("[data-path='/api/v1/me'] >> summary")
     page.click("[data-path='/api/v1/me'] >> text=Send")
     page.wait_for_selector("[data-path='/api/v1/me'] >> text=200 OK", timeout=10000)
-    assert "owner" in page.inner_text("[data-path='/api/v1/me'] output")
+    assert "tenant.own" in page.inner_text("[data-path='/api/v1/me'] output")
     context.close()
     assert not elsewhere
