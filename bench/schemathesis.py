@@ -12,7 +12,7 @@ import sys
 import traceback
 from dataclasses import asdict
 
-from bench.surroundings import database, kept, report
+from bench.surroundings import database, kept, payment_provider, report
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     options = parser.parse_args()
     rows = kept("schemathesis").get("roles", {})
     broken = 0
-    with database():
+    with database(), payment_provider():
         from tests.openapi import ROLES, fuzz
 
         for role in options.role or ROLES:

@@ -45,6 +45,19 @@ def stack() -> Iterator[Any]:
             running.stop()
 
 
+@contextmanager
+def payment_provider() -> Iterator[Any]:
+    """The billing sandbox, or Stripe's test mode (tests/billing.py)."""
+    from tests.billing import Provider
+
+    running = Provider(conftest.WORK)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
 def kept(name: str) -> dict[str, Any]:
     """The last report of that name, or {}."""
     path = ROOT / "var" / "reports" / f"{name}.json"

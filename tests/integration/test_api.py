@@ -232,7 +232,7 @@ def test_every_creating_post_takes_an_idempotency_key_and_has_examples():
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_random_requests_never_break_the_schema(database, role):
+def test_random_requests_never_break_the_schema(provider, role):
     """The short form of `python -m bench.schemathesis` (100 examples an operation)."""
     with bound_public():
         outcome = fuzz(role, examples=4)

@@ -1,4 +1,4 @@
-"""What a view of the gateway raised, in the one JSON shape."""
+"""Refuses a Host that is not ours; what a view of the gateway raised, in the one JSON shape."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class middleware:
             markcoroutinefunction(self)
 
     def __call__(self, request):
+        request.get_host()  # a Host that is nobody's: DisallowedHost, which Django answers with 400
         return self.get_response(request)
 
     def process_exception(self, request, exception):
