@@ -9,12 +9,12 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.utils import timezone
-from django_tenants.clone import CloneSchema
 from django_tenants.utils import schema_exists
 
 from apps.audit.services import audit_record
 from apps.common.actors import Actor
 from apps.common.errors import BadRequest, Conflict
+from apps.tenants.clone import schema_clone
 from apps.tenants.context import Bound, bound, bound_public, migrating
 from apps.tenants.models import RESERVED_SLUGS, TEMPLATE_SCHEMA, Tenant, slug_validator
 
@@ -62,7 +62,7 @@ def schema_make(*, tenant: Tenant) -> None:
             if row.status == Status.PROVISIONING:
                 if schema_exists(row.schema_name):
                     raise Conflict(f"the schema {row.schema_name} exists already", param="slug")
-                CloneSchema().clone_schema(TEMPLATE_SCHEMA, row.schema_name, "NODATA")
+                schema_clone(TEMPLATE_SCHEMA, row.schema_name)
                 _copy_migrations(row.schema_name)
                 Tenant.objects.filter(pk=row.pk).update(status=Status.ACTIVE)
     with bound_public():

@@ -22,6 +22,27 @@ def test_nothing_is_left_to_migrate(database):
         call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
+CATALOGUE = {
+    "columns": "SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity, character_maximum_length FROM information_schema.columns WHERE table_schema = %s",
+    "constraints": "SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = %s::regnamespace",
+    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = %s",
+    "triggers": "SELECT c.relname, tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid WHERE relnamespace = %s::regnamespace AND NOT tgisinternal",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CATALOGUE)
+def test_a_new_schema_is_like_the_template_in_all_names_and_rules(database, what):
+    """Later migrations find constraints and indexes by their names."""
+    with bound_public():
+        tenant = tenant_create(name="Alike", slug=f"alike-{time.time_ns() % 10**9}")
+        with connection.cursor() as cursor:
+            found = []
+            for schema in ("tpl", tenant.schema_name):
+                cursor.execute(CATALOGUE[what], [schema])
+                found.append(sorted(str(row).replace(f"{schema}.", "").replace(f'"{schema}".', "") for row in cursor.fetchall()))
+    assert found[0] and found[0] == found[1]
+
+
 def bootstrap() -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "manage.py", "bootstrap"], cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
