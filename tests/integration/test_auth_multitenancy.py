@@ -253,6 +253,9 @@ def test_a_key_opens_its_own_workspace_at_both_doors_and_none_after_its_end(stac
     assert httpx.get(f"{stack.base_url}/v1/models", headers={"Authorization": f"Bearer {theirs[1]}"}).status_code == 200
 
 
-def test_a_host_that_belongs_to_nobody_is_refused_by_both(stack):
-    for url in (f"{stack.start_portal()}/", f"{stack.base_url}/v1/models"):
-        assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 400
+def test_a_host_that_belongs_to_nobody_is_refused(stack):
+    """The gateway looks at no Host: it serves keys, not names, and asks for one first."""
+    portal = stack.start_portal()
+    assert httpx.get(f"{portal}/", headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(f"{portal}/api/v1/me", headers={"Host": "evil.example"}).json()["error"]["code"] == "invalid_request"
+    assert httpx.get(f"{stack.base_url}/v1/models", headers={"Host": "evil.example"}).status_code == 401

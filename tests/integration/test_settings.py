@@ -55,7 +55,7 @@ def test_the_compose_file_brings_every_process_on_its_port():
     services = yaml.safe_load((ROOT / "docker-compose.test.yml").read_text())["services"]
     assert {"postgres", "redis", "gateway", "portal", "stt", "llm", "tts", "default"} <= set(services)
     ports = {name: s["ports"][0].split(":")[0] for name, s in services.items() if "ports" in s}
-    assert ports == {"postgres": "15432", "redis": "16379", "gateway": "25000", "portal": "28000", "keycloak": "18080"}
+    assert ports == {"postgres": "15432", "redis": "16379", "gateway": "25000", "portal": "28000", "keycloak": "18080", "billing_sandbox": "12111"}
     for name in ("stt", "llm", "tts"):
         assert f"-Q {name} " in services[name]["command"] and "config.workers:app" in services[name]["command"]
 
