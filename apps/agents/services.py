@@ -21,7 +21,8 @@ from apps.common.errors import BadRequest, Conflict, NotFound
 DEFAULT_INSTRUCTIONS = "You are a friendly voice assistant. Answer briefly."
 FIELDS = ("instructions", "greeting", "voice", "language", "stt_engine", "stt_model", "llm_engine", "llm_model", "tts_engine", "tts_model",
           "turn_detection", "tools", "limits", "fallbacks")  # fmt: skip
-TEXT_CHARS = {"instructions": 20_000, "greeting": 1_000}
+TEXT_CHARS = {"instructions": 20_000, "greeting": 1_000, "voice": 40, "language": 16,
+              **{f"{stage}_{part}": chars for stage in ("stt", "llm", "tts") for part, chars in (("engine", 40), ("model", 120))}}  # fmt: skip
 # Ours, beside the protocol's turn_detection: begin answers at a short silence; "mm-hmm" does not stop an answer. Both on by default
 OWN_TURN_TAKING = ("preemptive", "backchannels")
 LIMITS = {"max_session_seconds": (10, 24 * 3600), "max_output_tokens": (1, 4096)}
@@ -63,8 +64,8 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
         kind = {"turn_detection": dict, "tools": list, "limits": dict, "fallbacks": dict}.get(name, str)
         if not isinstance(value, kind):
             raise _bad(name, f"expected {kind.__name__}")
-        if kind is str and ("\0" in value or len(value) > TEXT_CHARS.get(name, 120 if name.endswith("_model") else 40)):
-            raise _bad(name, f"at most {TEXT_CHARS.get(name, 40)} characters, none of them NUL")
+        if kind is str and ("\0" in value or len(value) > TEXT_CHARS[name]):
+            raise _bad(name, f"at most {TEXT_CHARS[name]} characters, none of them NUL")
         if kind is not str and "\\u0000" in json.dumps(value):
             raise _bad(name, "holds a NUL character")
     for stage in ("stt", "llm", "tts"):

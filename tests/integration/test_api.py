@@ -12,6 +12,7 @@ from django.test import Client
 
 from apps.accounts.models import User
 from apps.api.v1 import api as api_v1
+from apps.agents.services import TEXT_CHARS
 from apps.apikeys.services import SCOPES, api_key_issue, operator_key_issue
 from apps.common.actors import SYSTEM
 from apps.onboarding.services import workspace_create
@@ -202,6 +203,12 @@ def test_sign_ups_from_one_address_are_throttled(database, settings):
         bodies = [{"email": f"{unique('t')}@example.com", "password": "short", "workspace": "T", "accept_terms": True} for _ in range(5)]
         answers = [Client(REMOTE_ADDR="10.9.8.7").post("/api/v1/auth/signup", b, content_type="application/json") for b in bodies]
     assert [a.status_code for a in answers] == [422] * 3 + [429] * 2 and int(answers[-1]["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("name", sorted(TEXT_CHARS))
+def test_a_text_too_long_for_its_column_is_refused(api, name):
+    path = f"agents/{api('get', 'agents').json()['data'][0]['id']}/draft"
+    assert api("patch", path, {name: "x" * (TEXT_CHARS[name] + 1)}).json()["error"]["param"] == name
 
 
 def test_a_nul_character_is_refused_wherever_it_stands(api):
