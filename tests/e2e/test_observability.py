@@ -90,7 +90,7 @@ async def test_a_turn_is_a_tree_of_spans_and_fills_the_histograms(observed, call
         if before.name in ("endpointing", "stt", "llm"):
             assert after.start_time_unix_nano - before.end_time_unix_nano < 1_000_000
     for stage in ("stt", "llm"):
-        [engine] = [span for span in receiver.spans.values() if span.name == f"{stage} engine"]
+        [engine] = await receiver.wait(f"{stage} engine")
         assert engine.end_time_unix_nano > engine.start_time_unix_nano
     with urllib.request.urlopen(f"{http_of(url)}/metrics", timeout=5) as answer:
         text = answer.read().decode()

@@ -268,6 +268,8 @@ class Live:
         self._to_bus(self.dispatch.bus.feed, effect.job, effect.feed)
 
     def do_cancel(self, effect: fx.CancelJob) -> None:
+        if self.trace:
+            self.trace.cancelled(effect.job.id)
         self._jobs.discard(effect.job.id)
         self.dispatch.forget(effect.job.id)
         self.spawn(self.dispatch.bus.cancel(effect.job, effect.reason), "cancel")

@@ -45,7 +45,7 @@ def of_session(session_id: str, tenant_id: str) -> SessionTrace | None:
 
 
 class SessionTrace:
-    """The spans of one session; `opened` and `done` note its jobs, `turn` writes what a turn was made of."""
+    """The spans of one session; `opened`, `done` and `cancelled` note its jobs, `turn` writes what a turn was made of."""
 
     def __init__(self, tracer, session_id: str, tenant_id: str):
         from opentelemetry import trace
@@ -54,16 +54,29 @@ class SessionTrace:
         self._ids = {"vivavoce.session": session_id, "vivavoce.tenant": tenant_id}
         self._span = tracer.start_span("session", attributes=self._ids, kind=trace.SpanKind.SERVER)
         self._context = trace.set_span_in_context(self._span)
-        self._jobs: dict[str, Job] = {}
-        self._engines: deque[tuple[Job, float, Chunk]] = deque(maxlen=ENGINES_KEPT)
+        self._jobs: dict[str, tuple[Job, float]] = {}
+        self._engines: deque[tuple[Job, float, float, str]] = deque(maxlen=ENGINES_KEPT)  # began and ended: unix seconds; how
+        self._late: dict[str, tuple] = {}  # job that outlived its turn (recognition says last that it is done) -> where its span belongs
 
     def opened(self, job: Job) -> None:
-        self._jobs[job.id] = job
+        self._jobs[job.id] = (job, time.time())
 
     def done(self, chunk: Chunk) -> None:
         """The DONE or FAILED chunk of a job: its engine's own time is in `meta`."""
-        if job := self._jobs.pop(chunk.job, None):
-            self._engines.append((job, time.time(), chunk))
+        if found := self._jobs.pop(chunk.job, None):
+            now = time.time()
+            self._ended(found[0], now - chunk.meta.get("total_ms", 0.0) / 1000, now, str(chunk.kind))
+
+    def cancelled(self, job_id: str) -> None:
+        """Nothing more is wanted of a job (recognition that had heard enough, an answer cut off)."""
+        if found := self._jobs.pop(job_id, None):
+            self._ended(*found, time.time(), "cancelled")
+
+    def _ended(self, job: Job, began: float, ended: float, how: str) -> None:
+        if where := self._late.pop(job.id, None):
+            self._engine_span(*where, job, began, ended, how)
+        else:
+            self._engines.append((job, began, ended, how))
 
     def turn(self, effect: RecordTurn, now: float) -> None:
         """`now`: the monotonic time of the effect; `effect.began` counts on the same clock."""
@@ -81,17 +94,15 @@ class SessionTrace:
                 at += ms / 1000
                 span.end(int(at * NS))
                 stages[stage] = trace.set_span_in_context(span)
-        self._engine_spans(stages, inside)
+        while self._engines:
+            self._engine_span(stages, inside, *self._engines.popleft())
+        self._late = dict.fromkeys(self._jobs, (stages, inside))
         turn.end(int(max(at, time.time()) * NS))
 
-    def _engine_spans(self, stages: dict, otherwise) -> None:
-        while self._engines:
-            job, ended, chunk = self._engines.popleft()
-            began = ended - chunk.meta.get("total_ms", 0.0) / 1000
-            attributes = {"vivavoce.engine": job.engine, "vivavoce.model": job.model, "vivavoce.job": job.id, "vivavoce.attempt": job.attempt,
-                          "vivavoce.ended": str(chunk.kind)}  # fmt: skip
-            span = self._tracer.start_span(f"{job.stage} engine", stages.get(str(job.stage), otherwise), start_time=int(began * NS), attributes=attributes)
-            span.end(int(ended * NS))
+    def _engine_span(self, stages: dict, otherwise, job: Job, began: float, ended: float, how: str) -> None:
+        attributes = {"vivavoce.engine": job.engine, "vivavoce.model": job.model, "vivavoce.job": job.id, "vivavoce.attempt": job.attempt, "vivavoce.ended": how}
+        span = self._tracer.start_span(f"{job.stage} engine", stages.get(str(job.stage), otherwise), start_time=int(began * NS), attributes=attributes)
+        span.end(int(ended * NS))
 
     def end(self, reason: str) -> None:
         self._span.set_attribute("vivavoce.reason", reason)
