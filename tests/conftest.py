@@ -81,6 +81,16 @@ def database(django_db_setup, django_db_blocker):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fresh_connections():
+    """New database connections for each file: a server process that met the tables of a hundred workspaces is slow to make one more."""
+    yield
+    from django.db import connection
+
+    connection.close()
+    connection.close_pool()
+
+
 @pytest.fixture(scope="session")
 def mailbox(servers):
     """A real SMTP server; `mailbox.wait(address)` gives the newest mail's text."""

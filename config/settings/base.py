@@ -107,7 +107,8 @@ def database(url: str) -> dict:
         "HOST": parts.hostname or "127.0.0.1",
         "PORT": parts.port or 5432,
         "CONN_MAX_AGE": 0,
-        "OPTIONS": {"pool": {"min_size": 1, "max_size": envint("DATABASE_POOL_SIZE", 16), "timeout": 5}, "connect_timeout": 5},
+        # a server process keeps a description of every table it met; of hundreds of workspaces these are hundreds of MB: none lives long
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": envint("DATABASE_POOL_SIZE", 16), "timeout": 5, "max_lifetime": 300}, "connect_timeout": 5},
     }
 
 
