@@ -48,6 +48,31 @@ def request_id(get_response):
     return middleware
 
 
+PROBED = ("/health", "/ready", "/health/ready", "/metrics")
+
+
+@sync_and_async_middleware
+def probes(get_response):
+    """Probers and scrapers name the address they ask, which is no host of ours; their pages name none either, so any will do."""
+
+    def known(request):
+        if request.path in PROBED:
+            request.get_host = lambda: "localhost"
+        return request
+
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request):
+            return await get_response(known(request))
+
+    else:
+
+        def middleware(request):
+            return get_response(known(request))
+
+    return middleware
+
+
 class errors:
     """Turns errors of our tree into the one JSON shape on API paths; pages let Django show its own."""
 

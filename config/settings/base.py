@@ -147,6 +147,7 @@ CHANNEL_LAYERS = {
 
 MIDDLEWARE = [
     "apps.tenants.middleware.bind_public",
+    "apps.common.middleware.probes",
     "apps.common.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -165,8 +166,9 @@ MIDDLEWARE = [
 ]
 ROOT_URLCONF = envstr("VIVAVOCE_URLCONF", "config.urls.portal")  # the gateway process serves its own
 if ROOT_URLCONF == "config.urls.gateway":  # keys instead of cookies, and nothing that would take a request to a thread
-    MIDDLEWARE = ["apps.tenants.middleware.bind_public", "apps.common.middleware.request_id", "django.middleware.security.SecurityMiddleware",
-                  "allauth.account.middleware.AccountMiddleware", "voice.gateway.rest.errors.middleware"]  # fmt: skip; allauth insists on its own
+    MIDDLEWARE = ["apps.tenants.middleware.bind_public", "apps.common.middleware.probes", "apps.common.middleware.request_id",
+                  "django.middleware.security.SecurityMiddleware", "allauth.account.middleware.AccountMiddleware",
+                  "voice.gateway.rest.errors.middleware"]  # fmt: skip; allauth insists on its own
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

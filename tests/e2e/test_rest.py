@@ -283,18 +283,18 @@ async def test_calls_are_metered_also_when_the_caller_hangs_up(stack):
         await http.post("audio/speech", json={"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": "pcm"})
         await http.post("audio/transcriptions", files={"file": ("q.wav", (ROOT / "samples" / "question.wav").read_bytes())}, data={"model": "whisper-1"})
         await http.post("chat/completions", json={"model": "default", "messages": QUESTION})
-        totals = await meters(tenant, requests=3)
-        assert totals["characters"] == len(TEXT) and totals["audio_in_ms"] > 1000 and totals["audio_out_ms"] > 1000 and totals["tokens_out"] > 3
+        used = await meters(tenant, requests=3)
+        assert used["characters"] == len(TEXT) and used["audio_in_ms"] > 1000 and used["audio_out_ms"] > 1000 and used["tokens_out"] > 3
         async with http.stream("POST", "audio/speech", json={"model": "tts-1", "voice": "alloy", "input": STORY[:4000], "response_format": "pcm"}) as answer:
             await anext(answer.aiter_bytes(1000))
-    totals = await meters(tenant, requests=4)
-    assert len(TEXT) < totals["characters"] < len(TEXT) + 4000  # what was spoken, not what was asked for
+    used = await meters(tenant, requests=4)
+    assert len(TEXT) < used["characters"] < len(TEXT) + 4000  # what was spoken, not what was asked for
 
 
 async def meters(tenant, requests: int) -> dict:
     for _ in range(100):
-        totals = await in_tenant(tenant, totals)
-        if totals.get("requests", 0) >= requests:
-            return totals
+        found = await in_tenant(tenant, totals)
+        if found.get("requests", 0) >= requests:
+            return found
         await asyncio.sleep(0.1)
-    raise AssertionError(totals)
+    raise AssertionError(found)

@@ -254,8 +254,10 @@ def test_a_key_opens_its_own_workspace_at_both_doors_and_none_after_its_end(stac
 
 
 def test_a_host_that_belongs_to_nobody_is_refused(stack):
-    """The gateway looks at no Host: it serves keys, not names, and asks for one first."""
     portal = stack.start_portal()
     assert httpx.get(f"{portal}/", headers={"Host": "evil.example"}).status_code == 400
     assert httpx.get(f"{portal}/api/v1/me", headers={"Host": "evil.example"}).json()["error"]["code"] == "invalid_request"
-    assert httpx.get(f"{stack.base_url}/v1/models", headers={"Host": "evil.example"}).status_code == 401
+    assert httpx.get(f"{stack.base_url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
+    for base in (portal, stack.base_url):  # probers and scrapers name the address they ask
+        assert httpx.get(f"{base}/health", headers={"Host": "10.1.2.3:8000"}).status_code == 200
+        assert httpx.get(f"{base}/metrics", headers={"Host": "10.1.2.3:8000"}).status_code == 200
