@@ -17,7 +17,10 @@ WORDS = frozenset(
     "mhm mmhm mm hmm hm uhhuh uh huh ah aha oh ooh wow yeah yep yup yes ok okay right sure alright really nice cool great good "
     "ja genau stimmt aha achso oui ouais voila si claro vale certo".split()
 )
-PHRASES = frozenset({"i see", "got it", "go on", "of course", "makes sense", "that makes sense", "all right", "no way", "ah ok", "d accord", "uh huh", "mm hmm"})
+COMMANDS = frozenset("stop wait no hold pause cancel enough quiet stopp halt warte nein arrete attends non para espera basta aspetta".split())
+PHRASES = frozenset(
+    {"i see", "got it", "go on", "of course", "makes sense", "that makes sense", "all right", "no way", "ah ok", "d accord", "uh huh", "mm hmm"}
+)
 
 
 class Verdict(Enum):
@@ -41,6 +44,8 @@ def judge(text: str, confidence: float, speech_ms: int, complete: bool) -> Verdi
     """`complete`: the user paused and this is all that was said; `speech_ms`: speech since the last pause."""
     if is_backchannel(text, confidence, speech_ms):
         return Verdict.BACKCHANNEL if complete else Verdict.OPEN
-    if not complete and confidence < SURE:
+    words = text.lower().split()
+    # half a hum sounds like the beginning of many a name: one word that is still going on decides only when it is a command
+    if not complete and (confidence < SURE or len(words) < 2 and not COMMANDS.issuperset(words)):
         return Verdict.OPEN
     return Verdict.MEANT
