@@ -44,8 +44,11 @@ def subscription_row(tenant: Tenant) -> Subscription:
 
 
 def subscription_lock(tenant_id: str) -> Subscription:
-    """The row, held until the transaction ends: one change of a tenant's plan at a time."""
-    return Subscription.objects.select_for_update(of=("self",)).select_related("tenant", "version__plan", "price").get(tenant_id=tenant_id)
+    """The row, held until the transaction ends: one change of a tenant's plan at a time.
+
+    Without joins: a row whose plan changed while its lock was waited for would fall out of them (PostgreSQL, READ COMMITTED).
+    """
+    return Subscription.objects.select_for_update().get(tenant_id=tenant_id)
 
 
 @transaction.atomic

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from apps.agents.services import template_fields
 from apps.apikeys.services import purge
+from apps.billing.subscriptions import subscription_begin
 from apps.common.actors import SYSTEM
 from apps.onboarding.services import provision_later, welcome, workspace_provision
 from apps.tenants.models import Tenant

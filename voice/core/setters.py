@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voice.core.errors import ProtocolError
 from voice.core.events import expect
+
+if TYPE_CHECKING:
+    from voice.core.settings import SessionConfig
 
 SERVER_VAD = {
     "type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500,
