@@ -1,4 +1,7 @@
-"""What a webhook leads to: the thing it is about is asked for anew, so that order and repetition do not matter."""
+"""What a webhook leads to: the thing it is about is asked for anew, so that order and repetition do not matter.
+
+It is asked for while the workspace's subscription is locked: an answer from before the lock may be older than what another process wrote.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from apps.billing.dunning import invoice_news
 from apps.billing.facts import EventFact
 from apps.billing.invoicing import invoice_sync, usage_attach, usage_close
 from apps.billing.models import Invoice, Subscription
-from apps.billing.subscriptions import living, subscription_lock, subscription_sync
+from apps.billing.subscriptions import living, subscription_follow, subscription_lock
 from apps.common.errors import NotFound
 from apps.tenants.services import milestone
 
@@ -23,7 +26,7 @@ def handle(event: EventFact) -> None:
     stripe.mirror_owner(row.customer_id, row.tenant_id)
     try:
         if event.kind == "subscription":
-            subscription_sync(row.tenant_id, stripe.subscription_get(event.object_id))
+            subscription_follow(row.tenant_id, event.object_id)
         elif event.kind == "invoice" or event.invoice_id:
             invoice_follow(row.tenant_id, event.invoice_id or event.object_id)
         elif event.type == "setup_intent.succeeded":
@@ -35,12 +38,12 @@ def handle(event: EventFact) -> None:
 @transaction.atomic
 def invoice_follow(tenant_id: str, invoice_id: str) -> Invoice | None:
     """Our copy of an invoice and what follows from it. A renewal's draft gets the usage of the period that ended, and is finalised."""
-    fact = stripe.invoice_get(invoice_id)
     row = subscription_lock(tenant_id)
+    fact = stripe.invoice_get(invoice_id)
     if fact.customer_id != row.customer_id:
         return None
     if fact.subscription_id:
-        row = subscription_sync(tenant_id, stripe.subscription_get(fact.subscription_id))
+        row = subscription_follow(tenant_id, fact.subscription_id)
     invoice = invoice_sync(row, fact)
     if fact.status == "draft" and fact.reason == "subscription_cycle":
         if fact.ends > row.usage_start:

@@ -173,14 +173,6 @@ def subscription_get(subscription_id: str) -> SubscriptionFact:
         return _fact(stripe.Subscription.retrieve(subscription_id))
 
 
-def subscription_of(customer_id: str) -> SubscriptionFact | None:
-    """The newest that has not ended."""
-    with calling():
-        found = stripe.Subscription.list(customer=customer_id, status="all", limit=10).data
-    facts = sorted((_fact(s) for s in found), key=lambda f: f.period_start, reverse=True)
-    return next((f for f in facts if not f.ended), None)
-
-
 def change_preview(customer_id: str, subscription_id: str, *, items: list[dict], at: int = 0, end_trial: bool = False) -> Preview:
     """What `subscription_change` with the same `items` and the preview's `at` will charge, to the cent. `at` 0 = the provider's now."""
     details: dict[str, Any] = {"items": items, "proration_behavior": "always_invoice"}

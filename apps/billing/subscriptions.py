@@ -133,13 +133,11 @@ def _ended(row: Subscription, fact: SubscriptionFact) -> None:
         _running(row, made)
 
 
-def subscription_refresh(tenant_id: str) -> Subscription | None:
-    """Ask the provider how things are. Raises ProviderUnavailable."""
-    row = Subscription.objects.filter(tenant_id=tenant_id).first()
-    if row is None or not row.customer_id:
-        return row
-    fact = stripe.subscription_get(row.provider_id) if row.provider_id else stripe.subscription_of(row.customer_id)
-    return subscription_sync(tenant_id, fact) if fact else row
+@transaction.atomic
+def subscription_follow(tenant_id: str, provider_id: str) -> Subscription:
+    """Ask the provider about a subscription and take over the answer, which nothing newer precedes: the row is locked. Raises ProviderUnavailable, NotFound."""
+    subscription_lock(tenant_id)
+    return subscription_sync(tenant_id, stripe.subscription_get(provider_id))
 
 
 def each(tenant_ids: Iterable[str], act: Callable[[str], int | None]) -> int:
@@ -190,7 +188,7 @@ def _turn(tenant_id: str, now: datetime) -> int:
     if row.usage_end is None or row.usage_end > now:
         return 0
     if row.provider_id and (row.price.interval == Interval.MONTH or row.usage_end >= row.period_end):
-        subscription_refresh(tenant_id)
+        subscription_follow(tenant_id, row.provider_id)
         return 0
     ends = row.usage_end
     usage_close(row, ends)

@@ -59,6 +59,7 @@ class House:
         key, _ = api_key_issue(tenant=self.tenant, name="rotated", actor=SYSTEM, limits={"concurrent_sessions": 2})
         api_key_rotate(key=key, actor=SYSTEM)
         token = invitation_create(tenant=self.tenant, email=f"guest-{stamp}@example.com", role="viewer", actor=SYSTEM)[1]
+        User.objects.bulk_create(User(email=f"crowd-{n}-{stamp}@example.com") for n in range(101))  # more than a page of a list
         making = tenant_reserve(name="Making", slug=f"making-{stamp % 10**9}")
         self.closed, self.suspended = (workspace_create(name=n, slug=f"{n}-{stamp % 10**9}") for n in ("closed", "suspended"))
         tenant_close(tenant=self.closed, actor=SYSTEM)

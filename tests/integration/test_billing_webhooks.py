@@ -71,7 +71,8 @@ def state(tenant) -> dict:
 
 
 @pytest.mark.timeout(300)
-def test_twenty_kinds_twice_in_any_order_with_forged_ones_between(provider):
+def test_twenty_kinds_twice_in_any_order_with_forged_ones_between(provider, default_worker):
+    """A worker of the product's works off the same events beside us."""
     ends = []
     with bound_public():
         for seed in range(3):

@@ -15,6 +15,7 @@ from apps.usage import accounts, rollups, selectors
 from apps.usage.models import UsageEntry, UsageRollup
 from apps.usage.services import usage_record
 from tests.houses import House
+from tests.integration.test_usage import rolled
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,11 @@ def days(house: House, first: str, last: str, zone: str) -> dict[str, int]:
     return {row["of"]: row["units"]["tokens_in"] for row in answer.json()["data"] if row["units"]}
 
 
-@pytest.mark.parametrize("rolled", [False, True])
-def test_days_are_those_of_the_readers_zone(house, rolled):
-    if rolled:
+@pytest.mark.parametrize("summed", [False, True])
+def test_days_are_those_of_the_readers_zone(house, summed):
+    if summed:
         with bound(house.tenant):
-            rollups.roll()
+            rolled()
     assert days(house, "2026-03-28", "2026-03-30", "UTC") == {"2026-03-28": 11, "2026-03-29": 101100}
     assert days(house, "2026-03-28", "2026-03-30", "Europe/Berlin") == {"2026-03-28": 1, "2026-03-29": 100110, "2026-03-30": 1000}
     assert days(house, "2026-03-29", "2026-03-30", "Asia/Kolkata") == {"2026-03-29": 11, "2026-03-30": 101100}  # half an hour off
@@ -108,7 +109,7 @@ def test_what_is_seen_is_never_behind_the_ledger(house):
 
 def test_the_command_finds_and_mends_wrong_sums(house):
     with bound(house.tenant):
-        rollups.roll()
+        rolled()
         UsageRollup.objects.filter(grain="hour").delete()
     with pytest.raises(CommandError, match="differ"), bound_public():
         call_command("usage", "verify", house.tenant.slug, stdout=io.StringIO())
