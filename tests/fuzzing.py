@@ -9,9 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from tests.rfc6455 import CLOSE, TEXT, Raw, frame
+from tests.e2e.client import Client, Refused
+from tests.rfc6455 import CLOSE, PATIENCE_S, TEXT, Raw, frame
 
 USER = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
 SEEDS = [json.dumps({"type": t, "event_id": "e", **rest}) for t, rest in (
@@ -48,10 +48,22 @@ def mutate(rng: random.Random) -> str:
     return text
 
 
-async def attack(dial: Callable[[], Any], count: int, seed: int) -> Counter:
+async def admitted(dial: Callable[[], Client]) -> Client:
+    """A connected client; a gateway that has too much to do (503) is asked again when it said."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await dial().__aenter__()
+            except Refused as refused:
+                if refused.status != 503:
+                    raise
+                await asyncio.sleep(int(refused.headers["Retry-After"]))
+
+
+async def attack(dial: Callable[[], Client], count: int, seed: int) -> Counter:
     """`count` mutated events over one connection; each frame that comes back fits the models. Then the session must still answer. Counts by type."""
     rng, answers = random.Random(seed), Counter()
-    async with dial() as client:
+    async with await admitted(dial) as client:
 
         async def listen() -> None:
             while True:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 PROBE = json.dumps({"type": "x", "event_id": "probe"}).encode()
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 WAIT_S = 6.0
+PATIENCE_S = 60.0
+RETRY_AFTER = re.compile(rb"\r\nretry-after: (\d+)\r\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,17 @@ class Raw:
         self.host, self.port, self.key = host, port, key
 
     async def open(self, handshake: bytes | None = None) -> bytes:
-        """The head of the HTTP answer; b"" when there is none."""
+        """The head of the HTTP answer; b"" when there is none. A gateway that has too much to do (503) is asked again when it said."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                head = await self._open(handshake)
+                wait = RETRY_AFTER.search(head)
+                if b" 503 " not in head.partition(b"\r\n")[0] or wait is None:
+                    return head
+                self.close()
+                await asyncio.sleep(int(wait[1]))
+
+    async def _open(self, handshake: bytes | None) -> bytes:
         self.reader, self.writer = await asyncio.open_connection(self.host, self.port, limit=2**24)
         good = request({**GOOD, "Authorization": "Bearer KEY", "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode()})
         self.writer.write((handshake if handshake is not None else good).replace(b"KEY", self.key.encode()))
