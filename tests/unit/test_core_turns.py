@@ -107,7 +107,7 @@ def test_an_answer_is_begun_ahead_and_nothing_of_it_is_seen_before_the_end_of_th
         "conversation.item.input_audio_transcription.completed", "response.created", "response.output_item.added", "conversation.item.added",
         "response.content_part.added"]  # fmt: skip
     assert len([f for f in frames if f["type"] == "response.output_audio.delta"]) == 3  # in the very same moment
-    tts = d.session.active.tts.job
+    tts = d.session.active.delivery.tts.job
     assert [f.text for f in d.fed[tts.id]] == ["Seven plus five is twelve. ", "Anything else?", ""]  # the first was not fed twice
     d.speak(tts, 1, ms=200)
     response = d.last("response.done")["response"]
@@ -257,7 +257,7 @@ def test_mm_hmm_does_not_stop_the_answer():
     frames = d.edge("stopped", 340, silence_ms=500)
     assert d.last("ext.input.backchannel")["transcript"] == "Mm-hmm." and d.session.active is not None
     assert "input_audio_buffer.committed" in d.types(frames) and d.types().count("response.created") == 1
-    d.speak(d.session.active.tts.job, 1, ms=100)
+    d.speak(d.session.active.delivery.tts.job, 1, ms=100)
     d.pass_time(10, alive=True)
     assert d.last("response.done")["response"]["status"] == "completed"
     d.say("go on")
@@ -328,7 +328,7 @@ def test_without_interruption_the_answer_goes_on_and_the_next_follows():
     d.hear("and then")
     d.edge("stopped", 340, silence_ms=500)
     assert d.session.active and d.types().count("response.created") == 1
-    d.speak(d.session.active.tts.job, 1, ms=100)
+    d.speak(d.session.active.delivery.tts.job, 1, ms=100)
     d.pass_time(10, alive=True)
     assert d.types().count("response.created") == 2
 

@@ -10,7 +10,7 @@ from voice.core.conversation import Entry
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Feed, Stage
 from voice.core.leases import Lease
-from voice.core.response import ResponseParams, llm_params, open_llm, open_tts, tts_params
+from voice.core.params import ResponseParams, llm_params, open_llm, open_tts, tts_params
 
 SENTENCES = 1  # spoken ahead
 

@@ -56,7 +56,7 @@ class Floor:
 
     def _answering(self, left_s: float = 0.0) -> bool:
         last = self.session.last
-        return self.session.active is not None or last is not None and last.play_end - self.context.now > left_s
+        return self.session.active is not None or last is not None and last.delivery.play_end - self.context.now > left_s
 
     def interrupt(self) -> None:
         """The answer stops, and of what was sent only what was heard is kept."""
@@ -64,10 +64,10 @@ class Floor:
         if session.active:
             session.active.cancel("turn_detected")
             session.after()
-        elif session.last and session.last.play_end > self.context.now and session.last.message:
+        elif session.last and session.last.delivery.play_end > self.context.now and session.last.message:
             entry = session.last.message.entry
             if self.context.conversation.get(entry.item["id"]) is entry:
-                self.context.conversation.truncate(entry.item["id"], 0, int(session.last.heard_ms))
+                self.context.conversation.truncate(entry.item["id"], 0, int(session.last.delivery.heard_ms))
                 self.context.save(entry)
             session.last = None
 
@@ -184,7 +184,7 @@ class Floor:
         """An answer ended: a user who stays silent for idle_timeout_ms after hearing it is spoken to (protocol flow 18)."""
         idle_ms = (self.context.settings.turn_detection or {}).get("idle_timeout_ms")
         if idle_ms and response.state in (ResponseState.COMPLETED, ResponseState.INCOMPLETE) and self._idle_rounds < MAX_IDLE_ROUNDS:
-            self.context.do(SetTimer("idle", max(self.context.now, response.play_end) + idle_ms / 1000))
+            self.context.do(SetTimer("idle", max(self.context.now, response.delivery.play_end) + idle_ms / 1000))
 
     def revive(self) -> None:
         """In another process: what was held there is gone; a silent user is waited for anew."""

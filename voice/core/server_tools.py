@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from voice.core.conversation import Entry, shown
 from voice.core.effects import CallTool
+from voice.core.params import open_llm
 
 if TYPE_CHECKING:
     from voice.core.context import Context
@@ -52,7 +53,7 @@ class ServerTools:
         self._place(Entry(item))
         self.waiting[item["call_id"]], self.asked = self.beside[-1], True
         if response.message and response.message.entry.spoken:
-            response._add_sentences(response.message.chunker.flush())  # "Let me see" is said while the function runs
+            response.delivery.add(response.message.chunker.flush())  # "Let me see" is said while the function runs
         self._ask(item)
 
     def _ask(self, item: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class ServerTools:
     def result(self, call_id: str, output: str) -> None:
         if self.waiting.pop(call_id, None) is not None:
             self._place(output_item(self.response.context, call_id, output))
-            self.response._finish_if_done()
+            self.response.finish_if_done()
 
     def revive(self) -> None:
         """In another process: nobody there has called them."""
@@ -87,12 +88,10 @@ class ServerTools:
         elif not self.others and response.finish_reason != "length":  # calls of the client's need its outputs first
             self._next_round()
             return True
-        response._written()
+        response.written()
         return True
 
     def _next_round(self) -> None:
-        from voice.core.response import open_llm
-
         response = self.response
         self.rounds += 1
         self.said_before = len(response.message.text) if response.message else 0

@@ -85,7 +85,7 @@ class Session:
         context = self._at(now)
         context.paused = paused
         for response in [r for r in (self.active, *self.aside.values()) if r]:
-            response.pump()
+            response.delivery.pump()
         self.after()
         return context.take()
 
@@ -223,7 +223,7 @@ class Session:
             self._check_leases()
         elif name.startswith("pace:"):
             if response := self._find_response(name[5:]):
-                response.pump()
+                response.delivery.pump()
         elif name == "idle":
             self.floor.idle()
         elif name == "expire":
@@ -337,7 +337,7 @@ class Session:
 
     def _put_away(self) -> None:
         if self.active and not self.active.active:
-            if self.active.sent_bytes:
+            if self.active.delivery.sent_bytes:
                 self.last = self.active
             self.floor.answered(self.active)
             self.active = None

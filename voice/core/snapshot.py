@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from voice.core.chunker import Chunker
 from voice.core.conversation import Entry, Sentence, Spoken
+from voice.core.delivery import Delivery
 from voice.core.hearing import StableText
 from voice.core.jobs import Feed, Job, Stage
 from voice.core.leases import Lease
+from voice.core.message import Message
 from voice.core.notices import Notice, Notices, no_notices
-from voice.core.response import Message, Response, ResponseParams
+from voice.core.params import ResponseParams
+from voice.core.response import Response
 from voice.core.server_tools import ServerTools
 from voice.core.settings import SessionConfig
 from voice.core.states import LeaseState, ResponseState
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 CLASSES = {
     c.__name__: c
-    for c in (Allowance, Chunker, Feed, Job, Lease, LeaseState, Message, Notice, Response, ResponseParams, ResponseState, Sentence, ServerTools, SessionConfig, Spent,
+    for c in (Allowance, Chunker, Delivery, Feed, Job, Lease, LeaseState, Message, Notice, Response, ResponseParams, ResponseState, Sentence, ServerTools, SessionConfig, Spent,
               Spoken, StableText, Stage, Utterance, Waterfall)
 }  # fmt: skip
 # plain JSON that is copied as it is
@@ -127,7 +130,7 @@ class Reader:
                 object.__setattr__(made, name, new())
         if cls is Response:
             made.context = self._context
-            made.server.response = made
+            made.server.response = made.delivery.response = made
         return made
 
 
@@ -140,7 +143,7 @@ def entry_dict(entry: Entry) -> dict[str, Any]:
 def head_dict(session: Session) -> dict[str, Any]:
     """What changes from frame to frame; the items under way are in it, the others are not."""
     writer, context, turns = Writer(), session.context, session.turns
-    last = session.last if session.last and session.last.play_end > context.now else None
+    last = session.last if session.last and session.last.delivery.play_end > context.now else None
     put = writer.put
     head = {
         "at": context.now, "type": context.settings.type, "extensions": context.settings.extensions, "values": context.settings.values,
@@ -159,15 +162,15 @@ def progress_dict(session: Session) -> dict[str, Any] | None:
     response = session.active
     if response is None or response.message is None:
         return None
-    message = response.message
-    return {"id": response.id, "sending": message.sending, "sent": list(message.sent.items()), "sent_bytes": response.sent_bytes, "play_end": response.play_end}
+    message, delivery = response.message, response.delivery
+    return {"id": response.id, "sending": message.sending, "sent": list(message.sent.items()), "sent_bytes": delivery.sent_bytes, "play_end": delivery.play_end}
 
 
 def _advance(session: Session, progress: dict[str, Any] | None) -> None:
     response = session.active
     if progress and response and response.message and response.id == progress["id"]:
         response.message.sending, response.message.sent = progress["sending"], dict(progress["sent"])
-        response.sent_bytes, response.play_end = progress["sent_bytes"], progress["play_end"]
+        response.delivery.sent_bytes, response.delivery.play_end = progress["sent_bytes"], progress["play_end"]
 
 
 def config_dict(config: SessionConfig) -> Any:
