@@ -107,7 +107,7 @@ class Floor:
             return
         self._drafts += 1
         heard = Entry({"type": "message", "role": "user", "content": [{"type": "input_audio", "transcript": hearing.text}]})
-        self.draft = Draft(context, session.own_params(), [*context.conversation.entries(), heard], hearing.item_id, hearing.text,
+        self.draft = Draft(context, session.answers.own_params(), [*context.conversation.entries(), heard], hearing.item_id, hearing.text,
                            hearing.paused_at)  # fmt: skip
 
     def drop_draft(self) -> None:
@@ -150,7 +150,7 @@ class Floor:
             if item_id in response.waiting:
                 response.not_heard(code, message)
         if utterance.answer and not session.active and self.context.settings.type == "realtime":
-            response = Response(self.context, session.own_params(), utterance.clock, item_id)
+            response = Response(self.context, session.answers.own_params(), utterance.clock, item_id)
             session.begin(response, None)
             response.not_heard(code, message)
 
@@ -164,7 +164,7 @@ class Floor:
             self.drop_draft()
 
     def _answer(self, utterance: Utterance) -> None:
-        params, draft, self.draft = self.session.own_params(), self.draft, None
+        params, draft, self.draft = self.session.answers.own_params(), self.draft, None
         response = Response(self.context, params, utterance.clock, utterance.entry.item["id"])
         if draft and not draft.fits(params, self.context.conversation.entries()):
             draft.drop()
@@ -198,4 +198,4 @@ class Floor:
             return
         self._idle_rounds += 1
         item_id = turns.commit_silence(idle_ms)
-        session.begin(Response(self.context, session.own_params(), Waterfall(self.context.now), item_id), set())
+        session.begin(Response(self.context, session.answers.own_params(), Waterfall(self.context.now), item_id), set())

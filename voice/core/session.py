@@ -5,34 +5,31 @@ No await, clock, randomness or I/O inside: time comes as `now` (monotonic second
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from voice.core import events, g711, snapshot
+from voice.core import events, snapshot
+from voice.core.answers import Answers
 from voice.core.context import Context
-from voice.core.conversation import Entry, shown
+from voice.core.conversation import shown
 from voice.core.draft import Draft
 from voice.core.effects import CancelJob, ClearTimer, Close, Effect, EngineFault, OpenJob, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.floor import Floor
-from voice.core.input_audio import BYTES_PER_MS
+from voice.core.items import Items
 from voice.core.jobs import Chunk, Feed, Job, Stage
 from voice.core.leases import Lease, Verdict
 from voice.core.notices import Notice, Notices, no_notices
-from voice.core.response import Response, ResponseParams
+from voice.core.response import Response
 from voice.core.server_tools import output_item, place
-from voice.core.setters import apply_patch
-from voice.core.settings import SessionConfig, flat_to_ga
+from voice.core.settings import SessionConfig
 from voice.core.speech import SpeechEdge
 from voice.core.states import SESSION, LeaseState, SessionState, advance
 from voice.core.turns import Listeners, Turns
 from voice.core.waterfall import Waterfall
 
 NOTHING: list[Effect] = []
-_OVERRIDES = ("instructions", "output_modalities", "audio", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens", "reasoning")
 EXPIRING_S = 60  # before the end of a session, clients that opted in are told
 
 
@@ -46,18 +43,19 @@ class Session:
         self.left_open: list[Job] = []  # of the process this session was in before
         self.floor = floor = Floor(self)
         self.turns = Turns(self.context, Listeners(floor.speech_started, floor.speaking_on, floor.heard_so_far, floor.resumed, floor.heard, floor.not_heard))
+        self.answers, items = Answers(self), Items(self)
         self._updated = False
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "session.update": self._update,
             "input_audio_buffer.commit": lambda event: self.turns.commit(),
             "input_audio_buffer.clear": lambda event: self.turns.clear(),
-            "conversation.item.create": self._item_create,
-            "conversation.item.retrieve": self._item_retrieve,
-            "conversation.item.truncate": self._item_truncate,
-            "conversation.item.delete": self._item_delete,
-            "response.create": self._response_create,
-            "response.cancel": self._response_cancel,
-            "output_audio_buffer.clear": self._output_clear,
+            "conversation.item.create": items.create,
+            "conversation.item.retrieve": items.retrieve,
+            "conversation.item.truncate": items.truncate,
+            "conversation.item.delete": items.delete,
+            "response.create": self.answers.create,
+            "response.cancel": self.answers.cancel,
+            "output_audio_buffer.clear": self.answers.clear_output,
         }
 
     # What the shell calls
@@ -199,7 +197,7 @@ class Session:
         if self.state is SessionState.CLOSED:
             return NOTHING
         context = self._at(now)
-        if response := self._find_response(response_id):
+        if response := self.find_response(response_id):
             response.server.result(call_id, output)
         elif context.conversation.has_call(call_id) and not context.conversation.has_output(call_id):
             place(context, output_item(context, call_id, output))
@@ -222,7 +220,7 @@ class Session:
         if name == "leases":
             self._check_leases()
         elif name.startswith("pace:"):
-            if response := self._find_response(name[5:]):
+            if response := self.find_response(name[5:]):
                 response.delivery.pump()
         elif name == "idle":
             self.floor.idle()
@@ -265,7 +263,7 @@ class Session:
             response.cancel(code)
         self.after()
         if notice and context.settings.type == "realtime":
-            self.begin(Response(context, self.own_params(), Waterfall(now)), None)
+            self.begin(Response(context, self.answers.own_params(), Waterfall(now)), None)
             self.active.recite(notice, at_once=True)
             self.after()
         context.send("error", error=ProtocolError(code, message).body(None))
@@ -322,9 +320,9 @@ class Session:
             return self.turns
         if self.floor.draft and self.floor.draft.id == lease.owner:
             return self.floor.draft
-        return self._find_response(lease.owner)
+        return self.find_response(lease.owner)
 
-    def _find_response(self, response_id: str) -> Response | None:
+    def find_response(self, response_id: str) -> Response | None:
         if self.active and self.active.id == response_id:
             return self.active
         return self.aside.get(response_id)
@@ -392,65 +390,7 @@ class Session:
             context.do(SetTurnDetection(context.settings.turn_detection, reset=False))
         context.send("session.updated", session=context.settings.echo())
 
-    # Items
-
-    def _item_create(self, event: dict[str, Any]) -> None:
-        context = self.context
-        context.conversation.check_room()
-        item = context.conversation.build(event["item"], context.ids("item"))
-        audio, rate_hz = _decode_audio(event["item"], context.settings.input_format, context.config.max_buffer_ms)
-        entry = Entry(item)
-        previous = context.conversation.add(entry, event.get("previous_item_id"))
-        context.send("conversation.item.added", item=shown(item), previous_item_id=previous)
-        context.send("conversation.item.done", item=shown(item), previous_item_id=previous)
-        if audio:
-            self.turns.transcribe(entry, audio, Waterfall(context.now), answer=False, rate_hz=rate_hz)
-        else:
-            context.save(entry)
-
-    def _item_retrieve(self, event: dict[str, Any]) -> None:
-        entry = self.context.conversation.find(event["item_id"], "retrieve")
-        self.context.send("conversation.item.retrieved", item=self.context.kept_audio.shown(shown(entry.item)))
-
-    def _item_truncate(self, event: dict[str, Any]) -> None:
-        item_id = event["item_id"]
-        entry = self.context.conversation.find(item_id, "truncate")
-        if event["audio_end_ms"] < 0:
-            raise ProtocolError("invalid_value", f"audio_end_ms={event['audio_end_ms']}: expected 0 or more.", param="audio_end_ms")
-        self.floor.overlap = None  # the client has decided: what is being said is no backchannel
-        if self.active and self.active.message and self.active.message.entry is entry:
-            self.active.cancel("turn_detected")
-            self.after()
-        kept = self.context.conversation.truncate(item_id, event["content_index"], event["audio_end_ms"])
-        self.context.kept_audio.cut(item_id, kept * BYTES_PER_MS)
-        self.context.send("conversation.item.truncated", item_id=item_id, content_index=event["content_index"], audio_end_ms=kept)
-        self.context.save(entry)
-
-    def _item_delete(self, event: dict[str, Any]) -> None:
-        item_id = event["item_id"]
-        entry = self.context.conversation.find(item_id, "delete")
-        self.context.conversation.delete(item_id)
-        self.context.kept_audio.drop(item_id)
-        self.context.send("conversation.item.deleted", item_id=item_id)
-        self.context.save(entry, deleted=True)
-
     # Responses
-
-    def _response_create(self, event: dict[str, Any]) -> None:
-        context = self.context
-        if context.settings.type == "transcription":
-            raise ProtocolError("invalid_value", "A transcription session creates no responses.", param="type")
-        params = self._params(event.get("response") or {})
-        if not params.out_of_band and self.active:
-            raise ProtocolError("conversation_already_has_active_response",
-                                f"Conversation already has an active response in progress: {self.active.id}. Wait until the response is "
-                                "finished before creating a new one.")  # fmt: skip
-        if not context.requests.remaining(context.now):
-            raise ProtocolError("rate_limit_exceeded", f"More than {context.config.responses_per_minute} responses in a minute.",
-                                type="rate_limit_error")  # fmt: skip
-        self.floor.unanswered = None if not params.out_of_band else self.floor.unanswered
-        waiting = set(self.turns.pending) if params.input is None else set()
-        self.begin(Response(context, params, Waterfall(context.now)), waiting)
 
     def begin(self, response: Response, waiting: set[str] | None, draft: Draft | None = None) -> None:
         """`waiting`: user items whose transcripts must come first; None: nothing is asked of the engines."""
@@ -464,93 +404,3 @@ class Session:
     def responses(self) -> list[Response]:
         """All under way."""
         return [r for r in (self.active, *self.aside.values()) if r]
-
-    def _params(self, raw: dict[str, Any]) -> ResponseParams:
-        context = self.context
-        values = {**context.settings.values, "audio": {k: dict(v) for k, v in context.settings.values["audio"].items()}}
-        patch = {k: v for k, v in flat_to_ga(raw).items() if k in _OVERRIDES and v is not None}
-        if isinstance(raw.get("prompt"), dict):
-            apply_patch(values, context.settings.prompt_patch(raw["prompt"], "response"), context.config, "response")
-        apply_patch(values, patch, context.config, "response")
-        names = {t["name"] for t in values["tools"]}
-        server = {name: t for name, t in context.settings.server_tools.items() if name not in names}
-        names |= set(server)
-        choice = values["tool_choice"]
-        if isinstance(choice, dict) and choice["name"] not in names:
-            raise ProtocolError("invalid_value", f"tool_choice names '{choice['name'][:64]}', which is not among the tools.",
-                                param="response.tool_choice")  # fmt: skip
-        if choice == "required" and not names:
-            raise ProtocolError("invalid_value", "tool_choice 'required' needs at least one tool.", param="response.tool_choice")
-        conversation = raw.get("conversation", "auto")
-        if conversation not in ("auto", "none", None, context.conversation_id):
-            raise ProtocolError("invalid_value", "response.conversation: 'auto' or 'none'.", param="response.conversation")
-        output = values["audio"]["output"]
-        return ResponseParams(
-            values["instructions"], values["output_modalities"][0], output["voice"], output["speed"],
-            [*values["tools"], *(t["tool"] for t in server.values())], choice,
-            values["parallel_tool_calls"], values["max_output_tokens"], self._metadata(raw.get("metadata")), conversation == "none",
-            self._input(raw["input"]) if raw.get("input") is not None else None, output["format"]["type"], values["truncation"],
-            (values["reasoning"] or {}).get("effort", ""), {name: t["url"] for name, t in server.items()},
-        )  # fmt: skip
-
-    @staticmethod
-    def _metadata(value: Any) -> dict[str, str] | None:
-        if value is None:
-            return None
-        if len(events.expect(value, dict, "response.metadata")) > 16 or any(not isinstance(v, str) or len(v) > 512 for v in value.values()):
-            raise ProtocolError("invalid_value", "response.metadata: at most 16 strings of 512 characters.", param="response.metadata")
-        return value
-
-    def _input(self, value: Any) -> list[Entry]:
-        conversation, entries = self.context.conversation, []
-        for i, raw in enumerate(events.expect(value, list, "response.input")[:1000]):
-            events.expect(raw, dict, f"response.input[{i}]")
-            if raw.get("type") == "item_reference":
-                entries.append(conversation.find(events.expect(raw.get("id"), str, f"response.input[{i}].id"), "retrieve"))
-            else:
-                entries.append(Entry(conversation.build(raw, self.context.ids("item"), check_calls=False)))
-        return entries
-
-    def _response_cancel(self, event: dict[str, Any]) -> None:
-        wanted = event.get("response_id")
-        response = self._find_response(wanted) if wanted else self.active
-        if response is None:
-            which = f"response '{wanted[:80]}' is not active" if wanted else "no active response found"
-            raise ProtocolError("response_cancel_not_active", f"Cancellation failed: {which}")
-        if response is self.active:
-            self.floor.overlap = None
-        response.cancel("client_cancelled")
-        self.after()
-
-    def _output_clear(self, event: dict[str, Any]) -> None:
-        if self.active:
-            response = self.active
-            response.cancel("client_cancelled")
-            self.context.send("output_audio_buffer.cleared", response_id=response.id)
-            self.after()
-
-    def own_params(self) -> ResponseParams:
-        """For an answer nobody asked for by event: a tool_choice whose tool is gone counts as auto."""
-        try:
-            return self._params({})
-        except ProtocolError:
-            return self._params({"tool_choice": "auto"})
-
-
-def _decode_audio(item: dict[str, Any], format: str, max_ms: int) -> tuple[bytes, int]:
-    """(PCM16, Hz) of the audio inside a client's user message, which is in the session's input format. Raises ProtocolError."""
-    parts = item.get("content") if isinstance(item.get("content"), list) else []
-    audio, rate_hz = b"", 24000 if format == "audio/pcm" else g711.RATE_HZ
-    for i, part in enumerate(parts):
-        if part.get("type") == "input_audio" and part.get("audio") is not None:
-            where = f"item.content[{i}].audio"
-            try:
-                raw = base64.b64decode(events.expect(part["audio"], str, where), validate=True)
-            except (binascii.Error, ValueError):
-                raise ProtocolError("invalid_value", f"'{where}' is not base64.", param=where) from None
-            if format == "audio/pcm" and len(raw) % 2:
-                raise ProtocolError("invalid_value", f"'{where}': PCM16 needs an even number of bytes.", param=where)
-            audio += raw if format == "audio/pcm" else g711.decode(raw, format)
-            if len(audio) > max_ms * rate_hz // 500:
-                raise ProtocolError("invalid_value", f"'{where}' is longer than {max_ms} ms.", param=where)
-    return audio, rate_hz
