@@ -24,7 +24,8 @@ from voice.gateway import auth, metrics, prompts, resume
 from voice.gateway.admission import admission
 from voice.gateway.dispatch import shared
 from voice.gateway.limits import Place, patrol, window_of
-from voice.gateway.live import BYTES_PER_S, Live, make_id
+from voice.gateway.live import Live, make_id
+from voice.gateway.meter import BYTES_PER_S
 from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
 from voice.gateway.recorder import shared_recorder

@@ -1,4 +1,4 @@
-"""One live session of this process: the pure core, its detector, and the carrying out of what the core asks for.
+"""One live session of this process: the pure core, its ear (ear.py), its jobs (jobs.py), and the carrying out of what the core asks for.
 
 Nothing here waits for an engine, the database or Redis. It does not know how frames come in (consumer.py) nor how they go out (outbox.py).
 """
@@ -8,47 +8,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
 import orjson
 import pybase64
-from channels.layers import get_channel_layer
 from django.conf import settings
 
 from apps.common.errors import RateLimited
-from voice.audio.detector import Detector
-from voice.bus.redis import BusUnavailable
 from voice.core import beta
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
-from voice.core.jobs import Chunk, ChunkKind, Job, Stage
+from voice.core.jobs import Chunk, ChunkKind
 from voice.core.notices import NoticeKind
 from voice.core.session import Session
-from voice.core.speech import SpeechEdge
-from voice.gateway import clock, metrics, tools, tracing
-from voice.gateway.breakers import Engine, Open, breakers
+from voice.gateway import clock, control, metrics, tools, tracing
 from voice.gateway.dispatch import Dispatch
+from voice.gateway.ear import Ear
+from voice.gateway.health import Health
+from voice.gateway.jobs import Jobs
 from voice.gateway.limits import Place, patrol
 from voice.gateway.line import Line
+from voice.gateway.meter import Meter
 from voice.gateway.outbox import Outbox
-from voice.gateway.purse import Purse
 from voice.gateway.recorder import ERRORS, GRACE_S, Record, Recorder
 from voice.gateway.sound import Sound
 from voice.gateway.store import Store
 
 log = logging.getLogger("voice.gateway")
-BYTES_PER_S = 48000
-METERED = (Stage.STT, Stage.LLM)
 ALOUD = {"insufficient_quota": NoticeKind.INSUFFICIENT_QUOTA, "billing_hard_limit_reached": NoticeKind.INSUFFICIENT_QUOTA,
          "session_ended": NoticeKind.SESSION_ENDED}  # ends that are spoken
 FINAL = (1008,)  # closes after which a session is over
 WINDOW = "window"  # how long a session waits for its client to come back
-BUS_WAIT_S = 3.0  # work waits this long for a Redis that is away
 TRUST_S = 9.0  # heard that long ago that the session is ours, a process may have slept: nothing is written to the database until it is heard again
-JUDGED = (ChunkKind.DONE, ChunkKind.TRANSCRIPT, ChunkKind.FAILED)
-FAULTS = ("engine_error", "deadline_exceeded", "model_not_found", "model_broken", "unknown_engine")  # of an engine, not of what it was asked
 QUIET = (ChunkKind.AUDIO, ChunkKind.TEXT, ChunkKind.BEAT)  # chunks whose effects say all there is to keep
 config = settings.VOICE
 
@@ -56,10 +48,6 @@ config = settings.VOICE
 def make_id(prefix: str) -> str:
     """Ids inside a session: 80 random bits, short enough for call ids (at most 32 characters)."""
     return f"{prefix}_{secrets.token_hex(10)}"
-
-
-def engine_of(job: Job) -> Engine:
-    return str(job.stage), job.engine, job.model
 
 
 class Connection(Protocol):
@@ -70,25 +58,14 @@ class Connection(Protocol):
 lives: dict[str, Live] = {}  # of this process
 
 
-def tell_all(method: str, *arguments: Any) -> None:
-    """Call it on every session of this process."""
-    for live in list(lives.values()):
-        getattr(live, method)(*arguments)
-
-
 class Live:
     """`about`: what Redis keeps of the session for whoever takes it up (see `about_of`)."""
 
     def __init__(self, session: Session, about: dict[str, Any], place: Place, dispatch: Dispatch, recorder: Recorder):
         self.session, self.about, self.place, self.dispatch, self.recorder = session, about, place, dispatch, recorder
         self.id = place.session_id
-        session.context.healthy = breakers().healthy
-        self.by_loudness = False  # the detector's model cannot be used
-        self.detector = self._new_detector()
-        self.sound = Sound()
-        self._purse: asyncio.Task | None = None
-        self._heard = self._said = 0  # bytes of PCM16
-        self._tokens = {"tokens_in": 0, "tokens_out": 0}
+        self.health, self.ear, self.sound = Health(self), Ear(session, lambda: self.health.ear_failed()), Sound()
+        self.meter = Meter(self)
         self.beta: bool = about["beta"]  # the client speaks the beta flavour
         self.trace = tracing.of_session(self.id, place.owner[0])
         self.line = Line(self.id, recorder.records)
@@ -100,9 +77,7 @@ class Live:
         self.end_reason = "client"
         self.gone_at = 0.0  # when the client was lost; 0: it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._jobs: set[str] = set()
-        self._metered: set[str] = set()  # jobs that were counted against the limits, or are once it is certain that they are wanted
-        self._bus_queue: asyncio.Queue = asyncio.Queue(2000)
+        self._jobs = Jobs(self)
         self._tasks: set[asyncio.Task] = set()
         self._last: set[asyncio.Task] = set()  # tasks that outlive the session by a moment
 
@@ -110,17 +85,17 @@ class Live:
         """From now on this process holds it."""
         metrics.SESSIONS.labels(self.place.owner[0]).inc()
         lives[self.id] = self
-        self.place.end, self.place.on_cap = self.end, self._hold_ahead
+        self.place.end, self.place.on_cap = self.end, self.meter.hold_ahead
         self.recorder.add(self.record)
-        self.spawn(self._run_bus(), "bus")
-        self.spawn(self._control(), "control")
-        self._hold_ahead()
+        self.spawn(self._jobs.run(), "bus")
+        self.spawn(control.listen(self), "control")
+        self.meter.hold_ahead()
 
     def start(self) -> None:
         self.run()
         self.record.owe("open", {k: self.about[k] for k in ("agent_id", "agent_version", "key_id", "model", "client")})
         self.perform(self.session.start(clock.now()))
-        self.tell_health()
+        self.health.tell()
         if self.session.context.settings.extensions:
             self.spawn(self._tell_quota(), "quota")
 
@@ -136,37 +111,13 @@ class Live:
 
     def audio(self, pcm: bytes, event_id: str | None) -> None:
         """The hot path: PCM16 mono 24 kHz into the detector and the session."""
-        self._heard += len(pcm)
-        try:
-            edges = self.detector.push(pcm)
-        except Exception:  # the model's fault; loudness alone finds speech, too
-            log.exception("voice activity detection failed; going on by loudness")
-            edges = self._detect_by_loudness()
+        self.meter.heard += len(pcm)
+        edges = self.ear.push(pcm)
         if effects := self.session.audio(pcm, edges, clock.now(), event_id):
             self.perform(effects)
 
     def lasted_ms(self) -> int:
         return round((clock.now() - self.about["began"]) * 1000)
-
-    def _new_detector(self) -> Detector:
-        if not self.by_loudness:
-            try:
-                return Detector(None, config.VAD_GATE_DB)
-            except Exception:  # the model's fault; loudness alone finds speech, too
-                log.exception("the voice activity model cannot be used; going on by loudness")
-                self.by_loudness = True
-        return Detector(None, config.VAD_GATE_DB, by_loudness=True)
-
-    def _detect_by_loudness(self) -> Sequence[SpeechEdge]:
-        self.by_loudness = True
-        self.detector = self._new_detector()
-        self.detector.configure(self.session.context.settings.turn_detection, True)
-        self.detector.skip_to(self.session.turns.buffer.total_ms)
-        self._tell_vad()
-        return ()
-
-    def _tell_vad(self) -> None:
-        self.perform(self.session.degraded("vad", clock.now(), mode="fallback", fallback="loudness", since=clock.now(), retry_after_ms=0))
 
     @property
     def busy(self) -> bool:
@@ -189,7 +140,7 @@ class Live:
         self._send(event)
 
     def do_audio(self, effect: fx.SendAudio) -> None:
-        self._said += len(effect.pcm)
+        self.meter.said += len(effect.pcm)
         pcm = self.sound.outgoing(effect.pcm, effect.format, effect.event["item_id"])
         effect.event["delta"] = pybase64.b64encode_as_string(pcm)
         self.record.moved()
@@ -205,75 +156,6 @@ class Live:
         """The event as this client knows it; None: it knows no such event."""
         return beta.to_client(event) if self.beta else event
 
-    def do_open(self, effect: fx.OpenJob) -> None:
-        if effect.refused:
-            return asyncio.get_running_loop().call_soon(self._lost, effect.job, f"{effect.job.stage}_unavailable", "It is not available at the moment; try again.")
-        self._jobs.add(effect.job.id)
-        self.dispatch.listen(effect.job, self)
-        if self.trace:
-            self.trace.opened(effect.job)
-        self.record.changed()
-        if effect.ahead and effect.job.stage in METERED:
-            self._metered.add(effect.job.id)
-            self._to_bus(self._open_ahead, effect.job, effect.feeds)  # in the queue: its next feed may be close behind
-        elif effect.job.stage in METERED and effect.job.id not in self._metered and not effect.counted:
-            self._metered.add(effect.job.id)
-            self.spawn(self._open_metered(effect.job, effect.feeds), "open")
-        elif effect.feeds:
-            self._to_bus(self.dispatch.bus.open, effect.job, effect.feeds)
-        else:
-            self.spawn(self._guard(effect.job, self.dispatch.bus.open, ()), "open")
-
-    def _lost(self, job: Job, code: str, message: str) -> None:
-        self.perform(self.session.job_lost(job.id, job.attempt, code, message, clock.now()))
-
-    async def _open_metered(self, job: Job, feeds) -> None:
-        """Hand the work out when the limits allow it; a second attempt of the same work is not counted again."""
-        audio_ms = sum(len(f.pcm) for f in feeds) * 500 // job.params.get("rate_hz", 24000)
-        if await self._allowed(job, self._count(job, audio_ms)) and job.id in self._jobs:  # not cancelled meanwhile
-            await self._guard(job, self.dispatch.bus.open, feeds)
-
-    async def _open_ahead(self, job: Job, feeds) -> None:
-        """Work that may come to nothing: only where something is left of the limits, and not counted yet."""
-        name = "audio_minutes_per_day" if job.stage is Stage.STT else "requests_per_minute"
-        if await self._allowed(job, self.place.check(name)) and job.id in self._jobs:
-            await self.dispatch.bus.open(job, feeds)
-
-    async def _count(self, job: Job, audio_ms: int) -> None:
-        if job.stage is Stage.STT:
-            await self.place.spend("audio_minutes_per_day", max(1, round(audio_ms / 1000)))
-        else:
-            self._tell("requests", await self.place.spend("requests_per_minute"))
-            self._tell("tokens", await self.place.check("tokens_per_minute"))
-
-    async def _allowed(self, job: Job, asking) -> bool:
-        """False: a limit is reached, and the session knows."""
-        try:
-            await asking
-        except RateLimited as error:
-            metrics.REFUSED.labels(error.code).inc()
-            self.perform(self.session.job_lost(job.id, job.attempt, error.code, error.message, clock.now()))
-            return False
-        return True
-
-    def do_count(self, effect: fx.CountJob) -> None:
-        self.spawn(self._allowed(effect.job, self._count(effect.job, effect.audio_ms)), "count")
-
-    def _tell(self, name: str, window) -> None:
-        if window is not None:
-            self.session.tell_limit(name, window.limit, window.remaining, window.reset_s, clock.now())
-
-    def do_feed(self, effect: fx.FeedJob) -> None:
-        self.record.changed()
-        self._to_bus(self.dispatch.bus.feed, effect.job, effect.feed)
-
-    def do_cancel(self, effect: fx.CancelJob) -> None:
-        if self.trace:
-            self.trace.cancelled(effect.job.id)
-        self._jobs.discard(effect.job.id)
-        self.dispatch.forget(effect.job.id)
-        self.spawn(self.dispatch.bus.cancel(effect.job, effect.reason), "cancel")
-
     def do_set_timer(self, effect: fx.SetTimer) -> None:
         if old := self._timers.pop(effect.name, None):
             old.cancel()
@@ -284,14 +166,11 @@ class Live:
         if old := self._timers.pop(effect.name, None):
             old.cancel()
 
-    def do_fault(self, effect: fx.EngineFault) -> None:
-        breakers().failed(engine_of(effect.job))
-
     def do_detection(self, effect: fx.SetTurnDetection) -> None:
-        self.detector.configure(effect.settings, effect.reset)
+        self.ear.detector.configure(effect.settings, effect.reset)
 
     def do_end_after(self, effect: fx.EndTurnAfter) -> None:
-        self.detector.end_after(effect.silence_ms)
+        self.ear.detector.end_after(effect.silence_ms)
 
     def do_save(self, effect: fx.SaveItem) -> None:
         self.record.changed(effect.item["id"])
@@ -300,8 +179,7 @@ class Live:
     def do_turn(self, effect: fx.RecordTurn) -> None:
         self.record.changed()
         self.record.owe("turn", {"turn": asdict(effect), "session_ms": self.lasted_ms(), **self._written_by()})
-        for meter in self._tokens:
-            self._tokens[meter] += effect.usage.get(meter, 0)
+        self.meter.turn(effect)
         if tokens := effect.usage.get("tokens_in", 0) + effect.usage.get("tokens_out", 0):
             self.spawn(self.place.count("tokens_per_minute", tokens), "count")
         metrics.observe_turn(effect)
@@ -334,52 +212,13 @@ class Live:
         if self.trace and chunk.kind in (ChunkKind.DONE, ChunkKind.FAILED):
             self.trace.done(chunk)
         try:
-            self._judge(chunk)
+            self.health.judge(chunk)
             self.perform(self.session.engine(chunk, clock.now()))
             if chunk.kind not in QUIET:
                 self.record.changed()
         except Exception:  # one session's fault must not stop the routing of all
             log.exception("chunk of %s", chunk.job)
             self.fail()
-
-    def _judge(self, chunk: Chunk) -> None:
-        """What the breaker of its engine learns of a chunk."""
-        if chunk.kind not in JUDGED or (lease := self.session.context.leases.get(chunk.job)) is None or lease.job.attempt != chunk.attempt:
-            return
-        if chunk.kind is not ChunkKind.FAILED:
-            breakers().worked(engine_of(lease.job))
-        elif chunk.meta.get("retryable") or chunk.name in FAULTS:
-            breakers().failed(engine_of(lease.job))
-
-    # Degraded mode: what clients that opted in are told
-
-    def tell_health(self) -> None:
-        """Of all that is amiss when the session begins."""
-        for engine, state in breakers().open.items():
-            self.engine_changed(engine, state)
-        if self.recorder.away_since:
-            self.store_changed(True)
-        if self.by_loudness:
-            self._tell_vad()
-
-    def engine_changed(self, engine: Engine, state: Open | None) -> None:
-        stage, name, model = engine
-        context = self.session.context
-        if context.settings.engine(stage) != (name, model):
-            return
-        other = context.config.fallbacks.get(stage)
-        if state is None:
-            return self.perform(self.session.recovered(stage, clock.now()))
-        wait_ms = max(0, round((state.retry_at - clock.now()) * 1000))
-        self.perform(self.session.degraded(stage, clock.now(), mode="fallback" if other else "unavailable", fallback=other[0] if other else None,
-                                           since=state.since, retry_after_ms=wait_ms))  # fmt: skip
-
-    def store_changed(self, away: bool) -> None:
-        """Redis went or came."""
-        if away:
-            self.perform(self.session.degraded("state", clock.now(), mode="unavailable", fallback=None, since=clock.now(), retry_after_ms=500))
-        else:
-            self.perform(self.session.recovered("state", clock.now()))
 
     def on_timer(self, name: str) -> None:
         self._timers.pop(name, None)
@@ -398,69 +237,6 @@ class Live:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def _to_bus(self, call, job: Job, what) -> None:
-        try:
-            self._bus_queue.put_nowait((call, job, what))
-        except asyncio.QueueFull:
-            self.perform(self.session.job_lost(job.id, job.attempt, "bus_overloaded", "Too much is waiting for the workers.", clock.now()))
-
-    async def _run_bus(self) -> None:
-        """Feeds of this session in order."""
-        while True:
-            call, job, what = await self._bus_queue.get()
-            await self._guard(job, call, what)
-
-    async def _guard(self, job: Job, call, what) -> None:
-        """Hand it out; a Redis that restarts is waited for a moment."""
-        until = clock.now() + BUS_WAIT_S
-        while job.id in self._jobs:
-            try:
-                return await call(job, what)
-            except BusUnavailable as error:
-                if clock.now() < until:
-                    await asyncio.sleep(0.1)
-                    continue
-                log.warning("%s", error)
-                return self.perform(self.session.job_lost(job.id, job.attempt, f"{job.stage}_unavailable",
-                                                          "The work could not be handed out; try again.", clock.now()))  # fmt: skip
-
-    async def _control(self) -> None:
-        """Messages from elsewhere: key revoked, workspace suspended (docs/architecture.md, "Control messages")."""
-        layer = get_channel_layer()
-        tenant_id, key_id = self.place.owner
-        groups = (f"tenant.{tenant_id}", f"key.{key_id}", f"session.{self.place.session_id}")
-        while True:
-            try:
-                channel = await layer.new_channel()
-                for group in groups:
-                    await layer.group_add(group, channel)
-                try:
-                    while True:
-                        message = await layer.receive(channel)
-                        if message["type"] == "session.end":
-                            return self.end(message["code"], message["message"])
-                        if message["type"] == "session.moved" and message["token"] != self.record.token:
-                            return self.fenced()
-                finally:
-                    for group in groups:
-                        await layer.group_discard(group, channel)
-            except OSError as error:
-                log.warning("control messages: redis is away (%s)", error)
-                await asyncio.sleep(1)
-
-    def _hold_ahead(self) -> None:
-        """Under a cap, while there is one."""
-        if not self.place.capped and self._purse is not None:
-            self._purse.cancel()
-            self._purse = None
-        elif self.place.capped and self._purse is None:
-            purse = Purse(self.place.principal.tenant, self.place.session_id, self._used, self.end)
-            self._purse = self.spawn(purse.run(), "purse")
-
-    def _used(self) -> dict[str, int]:
-        return {"session_ms": self.lasted_ms(), "audio_in_ms": self._heard * 1000 // BYTES_PER_S, "audio_out_ms": self._said * 1000 // BYTES_PER_S,
-                **self._tokens}  # fmt: skip
 
     # Frames that are kept
 
@@ -618,8 +394,7 @@ class Live:
         self.recorder.remove(self.record)
         for handle in self._timers.values():
             handle.cancel()
-        for job_id in self._jobs:
-            self.dispatch.forget(job_id)
+        self._jobs.forget_all()
         if self.trace:
             self.trace.end(self.end_reason)
         for task in [t for t in self._tasks if t.get_name() != "cancel"]:
@@ -629,8 +404,8 @@ class Live:
 
 
 _CARRY_OUT = {
-    fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: Live.do_open, fx.FeedJob: Live.do_feed, fx.CancelJob: Live.do_cancel,
+    fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: lambda live, effect: live._jobs.open(effect), fx.FeedJob: lambda live, effect: live._jobs.feed(effect), fx.CancelJob: lambda live, effect: live._jobs.cancel(effect),
     fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
-    fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: Live.do_count, fx.EndTurnAfter: Live.do_end_after,
-    fx.EngineFault: Live.do_fault, fx.CallTool: Live.do_tool,
+    fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: lambda live, effect: live._jobs.count(effect), fx.EndTurnAfter: Live.do_end_after,
+    fx.EngineFault: lambda live, effect: live.health.failed(effect.job), fx.CallTool: Live.do_tool,
 }  # fmt: skip

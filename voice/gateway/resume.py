@@ -20,7 +20,7 @@ from voice.gateway.auth import Handshake, Principal, former_principal
 from voice.gateway.breakers import breakers
 from voice.gateway.dispatch import Dispatch
 from voice.gateway.limits import Place, patrol
-from voice.gateway.live import Live, lives, make_id, tell_all
+from voice.gateway.live import Live, lives, make_id
 from voice.gateway.notices import shelf
 from voice.gateway.recorder import ERRORS, GRACE_S, Recorder
 
@@ -89,7 +89,7 @@ async def _take_over(session_id: str, about: dict[str, Any], place: Place, dispa
         session = restored(saved, dispatch)
         live = Live(session, about, place, dispatch, recorder)
         live.record.adopt(saved, token)
-        live.detector.skip_to(session.turns.buffer.total_ms)
+        live.ear.detector.skip_to(session.turns.buffer.total_ms)
         heard = {u.lease.job.id: await recorder.records.heard(u.lease.job) for u in session.turns.pending.values() if u.lease}
     except BaseException:
         await patrol.leave(place)
@@ -117,6 +117,12 @@ async def _tell_former_holder(session_id: str, token: str) -> None:
         log.warning("session %s: its former holder was not told (%s)", session_id, type(error).__name__)
 
 
+def _tell_all(method: str, *arguments: Any) -> None:
+    """Of what is amiss (voice/gateway/health.py): every session of this process."""
+    for live in list(lives.values()):
+        getattr(live.health, method)(*arguments)
+
+
 class Sweep:
     """Sessions whose window is over and whose gateway does not say any more that it holds them."""
 
@@ -125,8 +131,8 @@ class Sweep:
 
     def start(self, dispatch: Dispatch, recorder: Recorder) -> None:
         if self._task is None:
-            breakers().listeners.append(lambda engine, state: tell_all("engine_changed", engine, state))
-            recorder.listeners.append(lambda away: tell_all("store_changed", away))
+            breakers().listeners.append(lambda engine, state: _tell_all("engine_changed", engine, state))
+            recorder.listeners.append(lambda away: _tell_all("store_changed", away))
             self._task = asyncio.create_task(self._walk(dispatch, recorder), name="sweep")
 
     async def _walk(self, dispatch: Dispatch, recorder: Recorder) -> None:
