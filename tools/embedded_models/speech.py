@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import random
 import wave
 from pathlib import Path
 
 import espeakng_loader
 import numpy as np
 import soxr
+
+from voice.audio.telephony import FromTelephone, ToTelephone
+from voice.core.g711 import LAWS
 
 ESPEAK_HZ = 22050
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
@@ -60,6 +64,22 @@ class Espeak:
 def to_rate(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """int16 at 22,050 Hz in, float32 in -1..1 at `rate_hz` out."""
     return soxr.resample(samples.astype(np.float32) / 32768, ESPEAK_HZ, rate_hz)
+
+
+def over_telephone(audio: np.ndarray, rng: random.Random) -> np.ndarray:
+    """float32 at 16 kHz in and out, as the gateway hears a caller: G.711 at 8 kHz, half of the time behind a handset that carries nothing low."""
+    if rng.random() < 0.5:
+        audio = _without_lows(audio, rng.uniform(200, 350))
+    law = rng.choice(LAWS)
+    pcm = (np.clip(soxr.resample(audio, 16000, 24000), -1, 1) * 32767).astype("<i2").tobytes()
+    back = FromTelephone(law).push(ToTelephone(law).push(pcm))
+    return soxr.resample(np.frombuffer(back, "<i2").astype(np.float32) / 32768, 24000, 16000)
+
+
+def _without_lows(audio: np.ndarray, below_hz: float) -> np.ndarray:
+    spectrum = np.fft.rfft(audio)
+    hz = np.fft.rfftfreq(len(audio), 1 / 16000)
+    return np.fft.irfft(spectrum * (1 / (1 + (below_hz / np.maximum(hz, 1)) ** 4)), len(audio)).astype(np.float32)
 
 
 def write_wav(path: Path, audio: np.ndarray, rate_hz: int) -> None:
