@@ -41,6 +41,7 @@ UNFOLD = {
                 _item("People", "person", "admin:accounts_user_changelist"),
                 _item("Memberships", "group", "admin:teams_membership_changelist"),
                 _item("API keys", "key", "admin:apikeys_apikey_changelist"),
+                _item("Looking as members", "visibility", "admin:apikeys_impersonation_changelist"),
             ]},
             {"title": "Billing", "separator": True, "items": [
                 _item("Plans", "sell", "admin:billing_plan_changelist"),

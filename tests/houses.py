@@ -9,12 +9,15 @@ from django.utils import timezone
 
 from apps.accounts.models import Issuer, User
 from apps.agents.services import agent_create, draft_save
+from apps.apikeys.impersonation import impersonation_issue
+from apps.apikeys.models import Impersonation
 from apps.apikeys.services import SCOPES, api_key_issue, operator_key_issue
 from apps.billing.models import Invoice, InvoiceLine
-from apps.common.actors import SYSTEM
+from apps.common.actors import SYSTEM, Actor
 from apps.conversations.models import Item, VoiceSession
 from apps.onboarding.services import workspace_create
 from apps.teams.models import Membership, Role
+from apps.teams.permissions import operator
 from apps.teams.services import invitation_create
 from apps.tenants.context import bound
 from apps.tenants.services import tenant_update
@@ -31,6 +34,9 @@ class House:
         self.members = {role: self._member(role) for role in Role.values}
         self.key, self.secret = api_key_issue(tenant=self.tenant, name=self.canary, scopes=list(SCOPES), actor=SYSTEM)
         self.secrets = {scope: api_key_issue(tenant=self.tenant, name=scope, scopes=[scope], actor=SYSTEM)[1] for scope in SCOPES}
+        self.looking = {(role, writable): impersonation_issue(tenant=self.tenant, role=role, reason=self.canary, writable=writable, actor=self._operator())[1]
+                        for role, writable in (("owner", False), ("owner", True), ("viewer", True))}  # fmt: skip
+        self.impersonation = Impersonation.objects.filter(tenant=self.tenant).first()
         self.invitation, _ = invitation_create(tenant=self.tenant, email=f"guest-{self.canary}@example.com", role="viewer", actor=SYSTEM)
         self.issuer = Issuer.objects.create(tenant=self.tenant, name=self.canary, issuer=f"https://{self.canary}.example", client_id=self.canary)
         with bound(self.tenant):
@@ -42,6 +48,9 @@ class House:
             Item.objects.create(session=self.session, item_id="item_1", type="message", role="user", item=item)
 
         self.invoice, self.line = self._invoice()
+
+    def _operator(self) -> Actor:
+        return operator(User.objects.create_superuser(f"operator-{time.time_ns()}@example.com", "a-long-password-7"))
 
     def _invoice(self) -> tuple[Invoice, InvoiceLine]:
         now, common = timezone.now(), {"tenant": self.tenant, "currency": "usd", "starts": timezone.now(), "ends": timezone.now()}
@@ -61,7 +70,7 @@ class House:
     def ids(self) -> dict[str, str]:
         return {"agent_id": self.agent.id, "session_id": self.session.id, "key_id": self.key.id, "member_id": self.members["viewer"].membership.id,
                 "invitation_id": self.invitation.id, "issuer_id": self.issuer.id, "one": "1", "other": "2", "number": "1", "tenant_id": self.tenant.id,
-                "slug": self.tenant.slug, "browser_id": "1", "invoice_id": self.invoice.id, "line_id": str(self.line.pk), "card_id": "pm_1"}  # fmt: skip
+                "slug": self.tenant.slug, "browser_id": "1", "invoice_id": self.invoice.id, "line_id": str(self.line.pk), "card_id": "pm_1", "impersonation_id": self.impersonation.id}  # fmt: skip
 
 
 def operator_secret() -> str:

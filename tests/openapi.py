@@ -18,7 +18,8 @@ from tests.houses import BACKEND, House, fill, operator_secret
 
 CHECKS = [checks.not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 KEYS = {"key with every scope": tuple(SCOPES), "key to read": ("usage:read",), "key to talk": ("realtime:connect",), "nobody": ()}
-ROLES = [*Role.values, *KEYS, "operator"]
+LOOKING = "operator as an owner"
+ROLES = [*Role.values, *KEYS, LOOKING, "operator"]
 
 
 @dataclass
@@ -37,6 +38,8 @@ def credentials(role: str, house: House) -> dict[str, dict[str, str]]:
         house.members[role].force_login(member.user, backend=BACKEND)
         Membership.objects.filter(pk=member.pk).update(role=role)
         return {"headers": {"X-CSRFToken": token, "X-Vivavoce-Tenant": house.tenant.slug}, "cookies": {"sessionid": house.members[role].cookies["sessionid"].value, "csrftoken": token}}
+    if role == LOOKING:
+        return {"headers": {"Authorization": f"Bearer {house.looking['owner', True]}"}}
     if role != "operator" and not KEYS[role]:
         return {}
     secret = operator_secret() if role == "operator" else api_key_issue(tenant=house.tenant, name=role, scopes=list(KEYS[role]), actor=SYSTEM)[1]

@@ -3,7 +3,8 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 
-from apps.common.ids import client_secret_id, key_id
+from apps.accounts.models import User
+from apps.common.ids import client_secret_id, impersonation_id, key_id
 from apps.tenants.models import Tenant
 
 LIMIT_NAMES = ("requests_per_minute", "tokens_per_minute", "concurrent_sessions", "audio_minutes_per_day")
@@ -78,3 +79,33 @@ class IdempotentAnswer(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class Impersonation(models.Model):
+    """An operator looks as a member: in the browser at all their workspaces (no tenant), or by a secret (`vi_…`) at one. Public schema.
+
+    It ends by its time, by an operator, or with the right it came from: see apps/apikeys/impersonation.py.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40, default=impersonation_id, editable=False)
+    tenant = models.ForeignKey(Tenant, null=True, on_delete=models.CASCADE, related_name="impersonations")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="impersonations")
+    by = models.CharField(max_length=60)  # the operator: usr_… or key_…
+    reason = models.CharField(max_length=300, blank=True)
+    writable = models.BooleanField(default=False)
+    digest = models.CharField(max_length=64, unique=True, null=True)  # of the secret; a browser needs none
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.by} as {self.user}"
+
+    @property
+    def state(self) -> str:
+        if self.ended_at:
+            return "ended"
+        return "active" if self.expires_at > timezone.now() else "expired"

@@ -60,19 +60,19 @@ def _checksum(body: str) -> str:
     return f"{zlib.crc32(body.encode()):08x}"[:6]
 
 
-def _secret(kind: str) -> tuple[str, str, str]:
+def new_secret(kind: str) -> tuple[str, str, str]:
     """(prefix, secret, digest)"""
     prefix = "".join(secrets.choice(_ALPHABET) for _ in range(8))
     body = f"{kind}_{prefix}" + "".join(secrets.choice(_ALPHABET) for _ in range(43))
     secret = body + _checksum(body)
-    return prefix, secret, _digest(secret)
+    return prefix, secret, digest_of(secret)
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _well_formed(secret: str) -> bool:
+def well_formed(secret: str) -> bool:
     return len(secret) == _LENGTH and secret.isascii() and secret[-6:] == _checksum(secret[:-6])
 
 
@@ -105,7 +105,7 @@ def api_key_issue(*, tenant: Tenant, name: str, actor: Actor, scopes: tuple[str,
             actor.require(permission)
     if not name.strip() or "\0" in name:
         raise BadRequest("the key needs a name", param="name")
-    prefix, secret, digest = _secret("vv")
+    prefix, secret, digest = new_secret("vv")
     with transaction.atomic():
         key = ApiKey.objects.create(tenant=tenant, name=name.strip()[:80], prefix=prefix, digest=digest, scopes=sorted(set(scopes)), expires_at=expires_at,
                                     created_by=actor.id, limits=check_limits(limits or {}), allowed_origins=check_origins(allowed_origins or []))  # fmt: skip
@@ -148,7 +148,7 @@ def api_key_revoke(*, key: ApiKey, actor: Actor) -> None:
 def operator_key_issue(*, name: str, actor: Actor) -> tuple[ApiKey, str]:
     """A key for /api/v1/admin. Raises Forbidden."""
     actor.require("platform")
-    prefix, secret, digest = _secret("vo")
+    prefix, secret, digest = new_secret("vo")
     with transaction.atomic():
         key = ApiKey.objects.create(name=name.strip()[:80] or "operator", prefix=prefix, digest=digest, scopes=["platform"], created_by=actor.id)
         audit_record(actor=actor, action="operator_key.issued", target=key.id, after={"name": key.name})
@@ -159,8 +159,8 @@ REFUSED = "Incorrect API key: it is unknown, revoked or expired. Make a new one 
 
 
 def _key(secret: str) -> ApiKey:
-    key = ApiKey.objects.select_related("tenant").filter(prefix=secret[3:11]).first() if _well_formed(secret) else None
-    if key is None or not hmac.compare_digest(key.digest, _digest(secret)) or not key.usable:
+    key = ApiKey.objects.select_related("tenant").filter(prefix=secret[3:11]).first() if well_formed(secret) else None
+    if key is None or not hmac.compare_digest(key.digest, digest_of(secret)) or not key.usable:
         raise InvalidApiKey(REFUSED)
     now = timezone.now()
     if key.last_used_at is None or now - key.last_used_at > USED_EVERY:
@@ -221,14 +221,14 @@ def client_secret_mint(*, principal: Principal, session: dict[str, Any], seconds
     seconds = default if seconds is None else seconds
     if not shortest <= seconds <= longest:
         raise BadRequest(f"expires_after.seconds={seconds}: between {shortest} and {longest}", param="expires_after.seconds")
-    _, secret, digest = _secret("ek")
+    _, secret, digest = new_secret("ek")
     row = ClientSecret.objects.create(key_id=principal.key_id or None, tenant_id=principal.tenant.tenant_id, user_id=user_id, digest=digest, session=session,
                                       expires_at=timezone.now() + timedelta(seconds=seconds))  # fmt: skip
     return row, secret
 
 
 def _client_secret(secret: str, even_expired: bool = False) -> Principal:
-    row = ClientSecret.objects.select_related("key", "tenant").filter(digest=_digest(secret)).first() if _well_formed(secret) else None
+    row = ClientSecret.objects.select_related("key", "tenant").filter(digest=digest_of(secret)).first() if well_formed(secret) else None
     if row is None or row.key is not None and not row.key.usable:
         raise InvalidApiKey(REFUSED)
     if row.expires_at <= timezone.now() and not even_expired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp", "req", "ivc", "adj"}
+PREFIXES = {"ten", "usr", "mem", "key", "agt", "sess", "item", "resp", "turn", "job", "event", "aud", "inv", "eks", "idp", "req", "ivc", "adj", "imp"}
 
 
 def new_id(prefix: str) -> str:
@@ -56,3 +56,7 @@ def invoice_id() -> str:
 
 def adjustment_id() -> str:
     return new_id("adj")
+
+
+def impersonation_id() -> str:
+    return new_id("imp")

@@ -18,7 +18,8 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
 
 from apps.accounts.models import Issuer, Secret, User
-from apps.apikeys.models import LIMIT_NAMES, ApiKey
+from apps.apikeys.impersonation import impersonation_end
+from apps.apikeys.models import LIMIT_NAMES, ApiKey, Impersonation
 from apps.audit.models import AuditEntry
 from apps.audit.services import audit_record
 from apps.common.errors import VivavoceError
@@ -182,10 +183,11 @@ class UserAdmin(ModelAdmin):
     def look(self, user: User) -> str:
         if user.is_staff or not user.is_active:
             return "Not for operators, nor for accounts that are off."
+        why = mark_safe('<input name="reason" maxlength="300" aria-label="Reason" placeholder="Reason, for the audit log" class="border rounded px-2 py-1 me-2">')
         button = '<button type="submit" class="underline cursor-pointer" formaction="{}" formnovalidate{}>{}</button>'
         address = reverse("impersonate", args=[user.pk])
         rows = [("", f"Look as {user.email}, read only"), (mark_safe(' name="write" value="1"'), "with changes")]
-        return format_html_join(" · ", button, [(address, more, words) for more, words in rows])
+        return why + format_html_join(" · ", button, [(address, more, words) for more, words in rows])
 
     def has_add_permission(self, request):
         return False
@@ -215,6 +217,24 @@ class ApiKeyAdmin(ModelAdmin):
         return False  # the secret is shown once, in the portal
 
     has_delete_permission = MembershipAdmin.has_change_permission
+
+
+@admin.register(Impersonation)
+class ImpersonationAdmin(ModelAdmin):
+    """Who looked as whom, and what lasts still."""
+
+    list_display = ("user", "tenant", "by", "writable", "reason", "created_at", "expires_at", "state")
+    fields = ("user", "tenant", "by", "writable", "reason", "created_at", "expires_at", "ended_at")
+    readonly_fields = fields
+    actions = ("end",)
+    has_add_permission = ApiKeyAdmin.has_add_permission
+    has_delete_permission = MembershipAdmin.has_change_permission
+
+    @admin.action(description="End them now")
+    def end(self, request, rows):
+        for row in rows:
+            if row.state == "active":
+                impersonation_end(impersonation=row, actor=operator(request.user))
 
 
 class IssuerForm(forms.ModelForm):

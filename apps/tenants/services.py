@@ -180,7 +180,7 @@ def tenant_erase(*, tenant: Tenant, actor: Actor) -> None:
         schema = tenant.schema_name
         _change(tenant, actor, "tenant.erased", {Status.CLOSED}, status=Status.ERASED, email="", name="(erased)", erase_at=None, milestones={},
                 tool_hosts=[], allowed_origins=[], limits={})  # fmt: skip
-        for related in ("api_keys", "memberships", "invitations", "issuers", "domains"):
+        for related in ("api_keys", "memberships", "invitations", "issuers", "domains", "impersonations"):
             getattr(tenant, related).all().delete()
         with connection.cursor() as cursor:
             cursor.execute(f"DROP SCHEMA IF EXISTS {connection.ops.quote_name(schema)} CASCADE")

@@ -20,7 +20,7 @@ STRANGER = {
 OPERATOR = {"live-sessions", "queues"}
 WITH_MFA = {"mfa_authenticate", "mfa_reauthenticate", "mfa_deactivate_totp", "mfa_view_recovery_codes", "mfa_generate_recovery_codes"}
 WITHOUT_PASSWORD = {"account_set_password"}
-ADMIN_MODELS = ("tenants_tenant", "accounts_user", "accounts_issuer", "teams_membership", "apikeys_apikey", "tenants_domain", "audit_auditentry",
+ADMIN_MODELS = ("tenants_tenant", "accounts_user", "accounts_issuer", "teams_membership", "apikeys_apikey", "apikeys_impersonation", "tenants_domain", "audit_auditentry",
                 "billing_plan", "billing_subscription", "billing_invoice", "billing_adjustment")  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def boss(tenant):
     return client
 
 
-@pytest.mark.parametrize("page", ["", "tenants/tenant/", "tenants/tenant/add/", "accounts/user/", "accounts/issuer/", "accounts/issuer/add/", "teams/membership/", "apikeys/apikey/",
+@pytest.mark.parametrize("page", ["", "tenants/tenant/", "tenants/tenant/add/", "accounts/user/", "accounts/issuer/", "accounts/issuer/add/", "teams/membership/", "apikeys/apikey/", "apikeys/impersonation/",
                                   "audit/auditentry/", "tenants/domain/", "live", "queues"])  # fmt: skip
 def test_every_list_opens(boss, page):
     assert boss.get(f"/admin/{page}").status_code == 200

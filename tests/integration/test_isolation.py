@@ -170,7 +170,7 @@ def answering(database):
 def test_the_gateways_paths_ask_for_a_key_and_its_scope(houses, answering, route):
     mine, theirs = houses
     path, needed = "/" + re.sub("<[^>]+>", theirs.agent.id, route), GATEWAY[route]
-    keys = {"nobody": "", **mine.secrets}
+    keys = {"nobody": "", **mine.secrets}  # a `vi_…` is none: see test_impersonation.py
     for method in ("get", "post"):
         for scope, secret in keys.items():
             answer = getattr(answering, method)(path, headers={"authorization": f"Bearer {secret}"} if secret else {}, content_type="application/json")

@@ -7,6 +7,7 @@ from django.test import Client
 
 from apps.agents.models import Agent
 from apps.api.v1 import api
+from apps.apikeys.impersonation import NEVER, READS
 from apps.apikeys.services import SCOPES
 from apps.conversations.models import VoiceSession
 from apps.teams.models import Membership
@@ -80,11 +81,14 @@ def ask(client: Client, method: str, path: str, secret: str = "", tenant: str = 
 
 
 def callers(house: House):
-    """(who, client, secret, may(permission)) of every role and scope of a workspace."""
+    """(who, client, secret, may(permission)) of every role and scope of a workspace, and of operators who look as its members."""
     for role, client in house.members.items():
         yield role, client, "", lambda permission, role=role: allowed(role, permission)
     for scope, secret in house.secrets.items():
         yield scope, Client(), secret, lambda permission, scope=scope: permission in SCOPES[scope]
+    for (role, writable), secret in house.looking.items():
+        yield f"looking as {role}", Client(), secret, lambda permission, role=role, writable=writable: allowed(role, permission) and (
+            permission not in NEVER if writable else permission in READS)  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
@@ -105,6 +109,7 @@ def test_an_operation_is_for_its_own_workspace_and_permission(houses, operator, 
         if needed == OPEN or needed == PERSON and method == "DELETE" and not secret:
             continue  # signing out is tested in test_api.py
         granted = not secret if needed == PERSON else needed == ANY or may(needed) if needed != "platform" else False
+        granted &= method == "GET" or secret not in (house_secret for (_, writable), house_secret in mine.looking.items() if not writable)
         status = see(ask(client, method, own, secret, data={} if granted else example(method, path)), who)
         refused = (401,) if needed in (PERSON, "platform") else (403,)
         assert (status not in (401, 403)) if granted else (status in refused), (who, method, own, status)

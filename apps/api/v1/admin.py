@@ -7,7 +7,7 @@ from ninja import Field, Router
 
 from apps.api.health import readiness
 from apps.common.queues import queues
-from apps.api.v1.base import Body, Limit, Page, Schema, When, answers, creates, page
+from apps.api.v1.base import Body, Limit, Page, Schema, When, answers, creates, page, tenant_row
 from apps.apikeys.services import check_limits
 from apps.common.errors import BadRequest, NotFound
 from apps.conversations.models import VoiceSession
@@ -58,13 +58,6 @@ class Override(Body):
     until: When | None = Field(None, examples=["2027-01-31T12:00:00Z"])
 
 
-def _tenant(tenant_id: str) -> Tenant:
-    found = None if "\0" in tenant_id else Tenant.objects.filter(pk=tenant_id).exclude(schema_name=TEMPLATE_SCHEMA).first()
-    if found is None:
-        raise NotFound(f"no tenant {tenant_id[:60]!r}")
-    return found
-
-
 @router.get("tenants", response=answers(200, Page[TenantOut]), summary="Tenants")
 def tenants(request, limit: int = Limit(), after: str | None = None, status: str = "", query: str = ""):
     """`status`: only those; `query`: slug or name begins with it."""
@@ -86,12 +79,12 @@ def create(request, payload: TenantIn):
 
 @router.get("tenants/{tenant_id}", response=answers(200, TenantOut), summary="A tenant")
 def get(request, tenant_id: str):
-    return 200, _tenant(tenant_id)
+    return 200, tenant_row(tenant_id)
 
 
 @router.patch("tenants/{tenant_id}", response=answers(200, TenantOut), summary="Change a tenant")
 def change(request, tenant_id: str, payload: TenantChange):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     values = {n: v for n, v in payload.dict(exclude_unset=True).items() if v is not None}
     services.tenant_update(tenant=row, actor=request.actor, **values)
     return 200, row
@@ -99,42 +92,42 @@ def change(request, tenant_id: str, payload: TenantChange):
 
 @router.post("tenants/{tenant_id}/suspend", response=answers(200, TenantOut), summary="Suspend")
 def suspend(request, tenant_id: str, payload: Reason):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     services.tenant_suspend(tenant=row, reason=payload.reason.replace("\0", ""), actor=request.actor)
     return 200, row
 
 
 @router.post("tenants/{tenant_id}/resume", response=answers(200, TenantOut), summary="Resume")
 def resume(request, tenant_id: str):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     services.tenant_resume(tenant=row, actor=request.actor)
     return 200, row
 
 
 @router.post("tenants/{tenant_id}/close", response=answers(200, TenantOut), summary="Close; erased after 30 days")
 def close(request, tenant_id: str):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     services.tenant_close(tenant=row, actor=request.actor)
     return 200, row
 
 
 @router.post("tenants/{tenant_id}/reopen", response=answers(200, TenantOut), summary="Reopen")
 def reopen(request, tenant_id: str):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     services.tenant_reopen(tenant=row, actor=request.actor)
     return 200, row
 
 
 @router.post("tenants/{tenant_id}/erase", response=answers(200, TenantOut), summary="Erase a closed tenant now")
 def erase(request, tenant_id: str):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     services.tenant_erase(tenant=row, actor=request.actor)
     return 200, row
 
 
 @router.post("tenants/{tenant_id}/override", response=answers(200, TenantOut), summary="Limits and plan by hand, with an end")
 def override(request, tenant_id: str, payload: Override):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     services.tenant_override(tenant=row, actor=request.actor, limits=check_limits(payload.limits), plan=payload.plan.replace("\0", ""), until=payload.until)
     return 200, row
 
@@ -159,13 +152,13 @@ class Queue(Schema):
 
 @router.get("sessions", response=answers(200, list[Live]), summary="Live sessions of all tenants, at most 1000")
 def board(request, tenant_id: str = ""):
-    wanted = [_tenant(tenant_id)] if tenant_id else Tenant.objects.real().order_by("slug")
+    wanted = [tenant_row(tenant_id)] if tenant_id else Tenant.objects.real().order_by("slug")
     return 200, live_sessions([t for t in wanted if t.status != Tenant.Status.ERASED], limiter().live_ids)[:1000]
 
 
 @router.post("tenants/{tenant_id}/sessions/{session_id}/end", response=answers(204), summary="End a live session")
 def session_end(request, tenant_id: str, session_id: str):
-    row = _tenant(tenant_id)
+    row = tenant_row(tenant_id)
     with bound(row):
         found = None if "\0" in session_id or row.status == Tenant.Status.ERASED else VoiceSession.objects.filter(pk=session_id).first()
         if found is None:

@@ -24,16 +24,17 @@ from ninja.utils import contribute_operation_callback
 from pydantic import AfterValidator, ConfigDict, model_validator
 
 from apps.accounts.models import Secret
+from apps.apikeys.impersonation import acting, impersonation_authenticate, looking
 from apps.apikeys.models import ApiKey, IdempotentAnswer
 from apps.apikeys.services import api_key_authenticate, operator_authenticate
 from apps.common.actors import Actor
-from apps.common.errors import AccountDeactivated, BadRequest, Conflict, InsufficientScope, NotFound
+from apps.common.errors import AccountDeactivated, BadRequest, Conflict, Forbidden, InsufficientScope, NotFound
 from apps.teams.models import Membership
 from apps.teams.oidc import bearer_user
-from apps.teams.permissions import actor_of, operator
+from apps.teams.permissions import operator
 from apps.teams.selectors import membership_in, memberships_of
 from apps.tenants.context import rebind
-from apps.tenants.models import Tenant
+from apps.tenants.models import TEMPLATE_SCHEMA, Tenant
 from apps.usage.limits import REST, Level, levels_of, limiter
 
 T = TypeVar("T")
@@ -133,16 +134,26 @@ def _enter(request: HttpRequest, tenant: Tenant, actor: Actor, key: ApiKey | Non
 
 
 class Key(HttpBearer):
-    """`Authorization: Bearer vv_…`, or a JWT of an OpenID provider that is set up here."""
+    """`Authorization: Bearer vv_…`, or a JWT of an OpenID provider that is set up here, or an operator's `vi_…` to look as a member."""
 
     def authenticate(self, request: HttpRequest, token: str):
         if token.count(".") == 2:
             return _member(request, bearer_user(token))
+        if token.startswith("vi_"):
+            return _looking(request, token)
         principal = api_key_authenticate(secret=token)
         if principal.ephemeral:
             raise InsufficientScope("A client secret opens realtime sessions only; use an API key.")
         key = ApiKey.objects.select_related("tenant").get(pk=principal.key_id)
         return _enter(request, key.tenant, principal.actor(), key)
+
+
+def _looking(request: HttpRequest, token: str) -> Actor:
+    row, member = impersonation_authenticate(secret=token)
+    _check_active(member)
+    if not row.writable and request.method not in ("GET", "HEAD", "OPTIONS"):
+        raise Forbidden("You look at this workspace as somebody else, read only. Begin again with `writable` to change something.")
+    return _enter(request, member.tenant, looking(member, row.id, row.writable), None)
 
 
 class Member(SessionAuth):
@@ -166,9 +177,13 @@ def _member(request: HttpRequest, user) -> Actor:
         member = membership_in(user, slug)
         if member is None:
             raise NotFound(f"no workspace {slug[:60]!r}")
+    _check_active(member)
+    return _enter(request, member.tenant, acting(member, request.session.get("impersonated")), None)
+
+
+def _check_active(member: Membership) -> None:
     if member.tenant.status != Tenant.Status.ACTIVE:
         raise AccountDeactivated(f"This workspace is {member.tenant.status}.")
-    return _enter(request, member.tenant, actor_of(member), None)
 
 
 def _person(request: HttpRequest, user) -> Any:
@@ -208,6 +223,14 @@ class OperatorSession(SessionAuth):
             return None
         request.actor = actor
         return actor
+
+
+def tenant_row(tenant_id: str) -> Tenant:
+    """For operators, whatever its state. Raises NotFound."""
+    found = None if "\0" in tenant_id else Tenant.objects.filter(pk=tenant_id).exclude(schema_name=TEMPLATE_SCHEMA).first()
+    if found is None:
+        raise NotFound(f"no tenant {tenant_id[:60]!r}")
+    return found
 
 
 def membership_of(request: HttpRequest, slug: str) -> Membership:

@@ -13,8 +13,8 @@ from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 
+from apps.apikeys.impersonation import acting
 from apps.common.errors import NotFound, VivavoceError
-from apps.teams.permissions import actor_of, allowed
 from apps.teams.selectors import membership_in
 from apps.tenants.context import bound
 from apps.tenants.models import Tenant
@@ -32,10 +32,11 @@ def in_workspace(permission: str, write: str = "", any_status: bool = False) -> 
         def wrapped(request: HttpRequest, slug: str, **kwargs) -> HttpResponse:
             membership = membership_in(request.user, slug)
             needed = write if write and request.method == "POST" else permission
-            if membership is None or not allowed(membership.role, needed):
+            actor = acting(membership, request.session.get("impersonated")) if membership else None
+            if actor is None or not actor.can(needed):
                 raise Http404
             tenant = membership.tenant
-            request.tenant, request.membership, request.actor = tenant, membership, actor_of(membership)
+            request.tenant, request.membership, request.actor = tenant, membership, actor
             if tenant.status == Status.PROVISIONING:
                 return redirect("progress", slug=slug)
             if tenant.status != Status.ACTIVE and not any_status:

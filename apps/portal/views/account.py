@@ -11,7 +11,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from apps.accounts.models import Issuer, User
-from apps.audit.services import audit_record
+from apps.apikeys.impersonation import impersonation_begin, impersonation_end
+from apps.apikeys.models import Impersonation
 from apps.teams.permissions import operator
 from apps.teams.selectors import memberships_of
 
@@ -67,20 +68,22 @@ def impersonate(request: HttpRequest, user_id: str) -> HttpResponse:
     if not actor.can("platform") or user is None or "impersonated" in request.session:
         raise Http404
     write = request.POST.get("write") == "1"
-    audit_record(actor=actor, action="user.impersonated", target=user.id, after={"write": write})
+    row = impersonation_begin(user=user, actor=actor, writable=write, reason=request.POST.get("reason", "").replace("\0", ""))
     login(request, user, backend=BACKEND)
-    request.session["impersonated"] = {"by": actor.id, "write": write}
+    request.session["impersonated"] = {"id": row.id, "by": actor.id, "write": write}
     return redirect("home")
 
 
 @login_required
 @require_POST
 def impersonate_end(request: HttpRequest) -> HttpResponse:
-    by = request.session.get("impersonated", {}).get("by")
-    operator_user = User.objects.filter(pk=by, is_active=True, is_superuser=True).first()
+    state = request.session.get("impersonated", {})
+    operator_user = User.objects.filter(pk=state.get("by"), is_active=True, is_superuser=True).first()
     if operator_user is None:
         raise Http404
-    audit_record(actor=operator(operator_user), action="user.impersonation_ended", target=request.user.id)
+    row = Impersonation.objects.filter(pk=state["id"]).first()
+    if row is not None and row.state == "active":
+        impersonation_end(impersonation=row, actor=operator(operator_user))
     login(request, operator_user, backend=BACKEND)
     request.session.pop("impersonated", None)
     messages.success(request, "You are yourself again.")
