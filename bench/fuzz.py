@@ -1,4 +1,4 @@
-"""`python -m bench.fuzz [--quick]`: what hostile and broken clients get out of the gateway.
+"""`python -m bench.fuzz [--quick] [--count N]`: what hostile and broken clients get out of the gateway.
 
 machine: random legal and illegal orders of events, chunks and timers on the pure core (Hypothesis) · events: mutated events over real sockets ·
 noise: random bytes and damaged frames · rfc6455: byte-level cases, each with its legal answers. Prints a table, writes var/reports/fuzz.json,
@@ -82,6 +82,7 @@ async def sockets(running, key: str, events: int, noises: int) -> dict[str, Any]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
+    parser.add_argument("--count", type=int, default=0, help="mutated events on sockets")
     options = parser.parse_args()
     from tests.fuzzing import workspace
 
@@ -89,7 +90,7 @@ def main() -> int:
     found: dict[str, Any] = {"machine": machine(50_000 // share)}
     with stack() as running:
         key = workspace(running)
-        found |= asyncio.run(sockets(running, key, 100_000 // share, 1000 // share))
+        found |= asyncio.run(sockets(running, key, options.count or 100_000 // share, 1000 // share))
     rows = (
         ("core: events, chunks, waits, audio (Hypothesis)", sum(found["machine"].values())), ("mutated events on sockets", found["mutated_events"]),
         ("  answered by frames", sum(found["answers"].values())), ("noise on sockets", found["noise"]), ("RFC 6455 cases", found["rfc6455_cases"]),

@@ -1,4 +1,4 @@
-"""`python -m bench.soak [--quick] [--only NAME]`: what long use leaves behind, many sessions at once, and clients that never read.
+"""`python -m bench.soak [--quick] [--only NAME] [--count N] [--seconds S]`: what long use leaves behind, many sessions at once, and clients that never read.
 
 Prints its tables and writes var/reports/soak-*.json.
 """
@@ -63,22 +63,32 @@ async def cycles(ground: Ground, count: int, at_once: int = 8) -> None:
     await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
 
 
-def connect_talk_close(ground: Ground, quick: bool) -> bool:
-    count, warm = (60, 40) if quick else (1000, 200)
+def connect_talk_close(ground: Ground, count: int, seconds: float) -> bool:
+    warm = min(200, count)
     asyncio.run(cycles(ground, warm))
     time.sleep(6)
     before = look(ground)
-    began = time.monotonic()
-    asyncio.run(cycles(ground, count))
-    took = time.monotonic() - began
-    time.sleep(6)
-    after = look(ground)
+    done, took, after, good = 0, 0.0, before, True
+    while done < count:  # a report now and then
+        part = min(100, count - done)
+        began = time.monotonic()
+        asyncio.run(cycles(ground, part))
+        took, done = took + time.monotonic() - began, done + part
+        if done == count:
+            time.sleep(6)
+        after = look(ground)
+        print(f"{done}/{count}: {after['rss_mb']:.1f} MB, {after['files']} files, {after['tasks']:.0f} tasks", flush=True)
+        good = tell_cycles(before, after, done, warm, took, show=done == count)
+    return good
+
+
+def tell_cycles(before: dict, after: dict, count: int, warm: int, took: float, show: bool) -> bool:
     growth = (after["rss_mb"] / before["rss_mb"] - 1) * 100
     grown = {n: after[n] - before[n] for n in ("tasks", "files", "keys", "places", "sessions")}
     rows = [(f"{count} connect-talk-close cycles (after {warm}), {count / took:.1f} a second: RSS", f"{before['rss_mb']:.1f} -> {after['rss_mb']:.1f} MB, "
              f"{growth:+.1f} %", "<= +5 %"), ("leaked tasks, files, keys without expiry, places, sessions", ", ".join(f"{int(n)}" for n in grown.values()), "0")]  # fmt: skip
     new = sorted(set(after["names"]) - set(before["names"]))
-    report("soak-cycles", rows, {"before": before, "after": after, "new_keys": new})
+    report("soak-cycles", rows, {"before": before, "after": after, "new_keys": new}, show)
     return growth <= 5 and not any(n > 0 for n in grown.values())
 
 
@@ -121,21 +131,20 @@ def load(url: str, sessions: int, seconds: float, pid: int, beside=None) -> tupl
         return spent * 1000 / (sessions * seconds), json.loads(process.stdout.read())["echoes"], times
 
 
-def hundred(ground: Ground, quick: bool) -> bool:
+def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
     from apps.common.launch import processes
     from apps.common.launch.servers import free_port
 
-    sessions, seconds = (20, 12) if quick else (100, 300)
     os.environ["VOICE_API_KEY"] = ground.key
     port = free_port()
     bare = ground.stack.run(processes.Child("bare", (sys.executable, "-m", "bench.bare_server", str(port))))
     time.sleep(3)
-    floor, _, _ = load(f"ws://127.0.0.1:{port}", sessions, 10 if quick else 60, bare.pid)
+    floor, _, _ = load(f"ws://127.0.0.1:{port}", sessions, max(10, seconds / 5), bare.pid)
     ground.stack.end("bare")
     gateway = ground.process("gateway").pid
     cpu, echoes, memory = load(ground.stack.realtime, sessions, seconds, gateway)
     flat = memory[len(memory) // 4 :] or memory
-    counts, faults = asyncio.run(hundred_sessions(ground, 10 if quick else 50, 15 if quick else 60))
+    counts, faults = asyncio.run(hundred_sessions(ground, sessions // 2, max(15, seconds / 5)))
     rows = [(f"{sessions} live sessions, {seconds:.0f} s: echo p50 / p99", f"{p(echoes, 50):.1f} / {p(echoes, 99):.1f} ms", "p99 <= 50 ms"),
             ("CPU a session-second against the bare server", f"{cpu:.2f} / {floor:.2f} ms, {cpu / floor:.2f}x", "<= 0.85x"),
             ("RSS from the first quarter on", f"{flat[0]:.0f} -> {flat[-1]:.0f} MB", "flat"), ("lost, doubled, reordered", f"{len(faults)} faults in {counts}", "0")]  # fmt: skip
@@ -193,8 +202,7 @@ async def silent(ground: Ground, count: int, seconds: float) -> tuple[list[float
     return before, beside, base, highest
 
 
-def never_readers(ground: Ground, quick: bool) -> bool:
-    count, seconds = (10, 6) if quick else (50, 40)
+def never_readers(ground: Ground, count: int, seconds: float) -> bool:
     before, beside, base, highest = asyncio.run(silent(ground, count, seconds))
     rows = [(f"{count} clients that never read: RSS", f"{base:.0f} -> {highest:.0f} MB, {highest - base:+.0f} MB", "<= +200 MB"),
             ("echo p50 / p99 of others, before", f"{p(before, 50):.1f} / {p(before, 99):.1f} ms", ""),
@@ -203,13 +211,16 @@ def never_readers(ground: Ground, quick: bool) -> bool:
     return highest - base <= 200
 
 
-PARTS = {"cycles": connect_talk_close, "hundred": hundred, "silent": never_readers}
+# name -> (what, (count, seconds) in full, and quick)
+PARTS = {"cycles": (connect_talk_close, (1000, 0), (60, 0)), "hundred": (hundred, (100, 300), (20, 12)), "silent": (never_readers, (50, 40), (10, 6))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
     parser.add_argument("--only", default="", help=f"comma-separated parts of {', '.join(PARTS)}")
+    parser.add_argument("--count", type=int, default=0, help="cycles, sessions or clients")
+    parser.add_argument("--seconds", type=float, default=0, help="how long")
     options = parser.parse_args()
     from apps.tenants.context import bound_public
 
@@ -222,7 +233,9 @@ def main() -> None:
             ground.start(gateways=1, workers=1)
             for name in names:
                 print(f"== {name}", flush=True)
-                good &= PARTS[name](ground, options.quick)
+                run, full, quick = PARTS[name]
+                count, seconds = quick if options.quick else full
+                good &= run(ground, options.count or count, options.seconds or seconds)
         finally:
             ground.stop()
     sys.exit(0 if good else 1)

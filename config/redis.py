@@ -86,7 +86,10 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
 
 
 def broker(url: str) -> tuple[str, dict[str, Any]]:
-    """(Celery's broker URL, its transport options)."""
+    """(Celery's broker URL, its transport options); from now on Celery's Redis is that of config/broker.py."""
+    from config.broker import install  # Celery's: clients without it need not load it
+
+    install()
     address = parse(url)
     if not address.sentinels:
         return url, {}

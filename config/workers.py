@@ -38,7 +38,7 @@ app.conf.update(
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
     broker_pool_limit=8,
-    broker_transport_options={"socket_keepalive": True, "socket_timeout": 30, "socket_connect_timeout": 2, **TRANSPORT},
+    broker_transport_options={"ack_emulation": False, "socket_keepalive": True, "socket_timeout": 30, "socket_connect_timeout": 2, **TRANSPORT},
     enable_utc=True,
 )
 

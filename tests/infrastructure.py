@@ -64,12 +64,13 @@ class Stack:
             child = processes.Child(child.name, (python, *child.command[1:]))
         return name, self.run(child, **environment)
 
-    def extra_gateway(self, **environment: str) -> tuple[str, subprocess.Popen]:
-        """One more gateway: (the address of its WebSocket, its process)."""
+    def extra_gateway(self, wait: bool = True, **environment: str) -> tuple[str, subprocess.Popen]:
+        """One more gateway: (the address of its WebSocket, its process), when it answers unless told not to `wait`."""
         self._count += 1
         port = free_port()
         process = self.run(processes.Child(f"gateway-{self._count}", processes.gateway(port).command), **environment)
-        self.wait(f"http://127.0.0.1:{port}/health")
+        if wait:
+            self.wait(f"http://127.0.0.1:{port}/health")
         return f"ws://127.0.0.1:{port}/v1/realtime", process
 
     def end(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m bench.chaos [--quick] [--only NAME]`: each part prints its table and writes var/reports/chaos-*.json as it goes."""
+"""`python -m bench.chaos [--quick] [--only NAME] [--count N] [--go-on]`: each part prints its table and writes var/reports/chaos-*.json as it goes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each")
     parser.add_argument("--only", default="", help=f"comma-separated parts of {', '.join(PARTS)}")
-    parser.add_argument("--times", type=int, default=0, help="how often each is done")
+    parser.add_argument("--count", "--times", type=int, default=0, help="how often each is done")
+    parser.add_argument("--go-on", action="store_true", help="begin where the last run was stopped (by its report)")
     options = parser.parse_args()
     from apps.tenants.context import bound_public
 
     names = options.only.split(",") if options.only else list(PARTS)
     if unknown := set(names) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
-    ground, good = Ground(), True
+    ground, good = Ground(options.go_on), True
     with bound_public():
         try:
-            ground.start()
+            ground.start(gateways=3, workers=3)
             for name in names:
                 run, full, quick = PARTS[name]
                 print(f"== {name}", flush=True)
-                good &= run(ground, options.times or (quick if options.quick else full))
+                good &= run(ground, options.count or (quick if options.quick else full))
         finally:
             ground.stop()
     sys.exit(0 if good else 1)

@@ -15,7 +15,7 @@ from tests.e2e.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "var" / "reports"
-VOICE = {"audio": {"output": {"voice": "echo"}}}
+VOICE = {"audio": {"output": {"voice": "echo", "speed": 1.5}}}  # fast: less to wait for
 
 
 def p(values: list[float], percent: float) -> float:
@@ -25,6 +25,10 @@ def p(values: list[float], percent: float) -> float:
 
 class Ground:
     """Servers, gateways, workers and one workspace; gateways by name -> (address, process)."""
+
+    def __init__(self, go_on: bool = False):
+        """`go_on`: parts begin where the last run of them was stopped."""
+        self.go_on, self.restarted = go_on, 0
 
     def start(self, gateways: int = 2, workers: int = 2) -> None:
         from apps.tenants.bootstrap import prepare
@@ -63,13 +67,23 @@ class Ground:
             if process.poll() is not None and name.split("-")[0] in STAGES:
                 del self.stack.processes[name]
                 self.stack.start_worker(name.split("-")[0])
-                self.restarted = getattr(self, "restarted", 0) + 1
+                self.restarted += 1
 
     def add_gateway(self) -> str:
-        url, _ = self.stack.extra_gateway()
+        """Begin one more; `ready` waits for it."""
+        url, _ = self.stack.extra_gateway(wait=False)
         name = f"gateway-{self.stack._count}"
         self.gateways[name] = url
         return name
+
+    def ready(self) -> None:
+        for url in self.gateways.values():
+            self.stack.wait(url.replace("ws://", "http://").replace("/v1/realtime", "/health"))
+
+    def next_victim(self) -> str:
+        """The gateway that is alive for longest, but the first; when all others answer."""
+        self.ready()
+        return list(self.gateways)[1]
 
     def process(self, name: str):
         return self.stack.processes[name]
@@ -127,10 +141,16 @@ async def lost(ground: Ground, client: Client, wait_s: float = 10) -> dict[str, 
         await asyncio.sleep(0.2)
 
 
-def report(name: str, rows: list[tuple[str, str, str]], numbers: dict[str, Any]) -> None:
+def former(ground: Ground, name: str) -> dict[str, Any]:
+    """The numbers of a run that was stopped, if it is to go on; else {}."""
+    path = REPORTS / f"{name}.json"
+    return json.loads(path.read_text())["numbers"] if ground.go_on and path.exists() else {}
+
+
+def report(name: str, rows: list[tuple[str, str, str]], numbers: dict[str, Any], show: bool = True) -> None:
     """Print (what, found, bar) and write var/reports/<name>.json."""
     widths = [max(len(row[i]) for row in [("what", "found", "bar"), *rows]) for i in range(3)]
-    for row in [("what", "found", "bar"), *rows]:
+    for row in [("what", "found", "bar"), *rows] if show else ():
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
     REPORTS.mkdir(parents=True, exist_ok=True)
     value = {"at": time.time(), "cores": os.cpu_count(), "rows": [dict(zip(("what", "found", "bar"), row, strict=True)) for row in rows], "numbers": numbers}

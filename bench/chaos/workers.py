@@ -3,108 +3,146 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 import signal
+import subprocess
 import time
+from collections import Counter
+from collections.abc import Callable
 
-import redis
+import psutil
 
-from bench.chaos.ground import VOICE, Ground, lost, p, report
+from bench.chaos.gateways import missing
+from bench.chaos.ground import VOICE, Ground, former, p, report
 
 DEADLINE_S = 30.0
 FROZEN_S = 20.0
+STAGES = ("stt", "llm", "tts")
+WAITS_S = {"stt": (0.0, 0.05), "llm": (0.0, 0.05), "tts": (0.0, 1.5)}
+TEXT = {"output_modalities": ["text"]}
+Workers = dict[subprocess.Popen, float]  # process -> its CPU seconds at the beginning of a turn
 
 
-def holder(ground: Ground, stage: str):
-    """The process that is busy with a job of `stage`, else any."""
-    client = redis.Redis.from_url(os.environ["REDIS_URL"])
-    alive = {proc.pid: proc for name, proc in ground.stack.processes.items() if name.startswith(f"{stage}-") and proc.poll() is None}
-    for key in client.scan_iter(f"voice:worker:{stage}:*"):
-        pid = int(key.decode().rsplit(":", 1)[1])
-        if pid in alive and json.loads(client.get(key) or b'{"busy": 0}')["busy"]:
-            return alive[pid]
-    return next(iter(alive.values()))
+def alive(ground: Ground, stage: str) -> Workers:
+    found = {proc: psutil.Process(proc.pid) for name, proc in ground.stack.processes.items() if name.startswith(f"{stage}-") and proc.poll() is None}
+    return {proc: sum(seen.cpu_times()[:2]) for proc, seen in found.items() if seen.status() != psutil.STATUS_STOPPED}
 
 
-async def turn(ground: Ground, stage: str, after_s: float, strike) -> tuple[str, float, list[str]]:
-    """One turn during which the worker of `stage` is struck. (how it ended, seconds, what is wrong)."""
+def holder(ground: Ground, stage: str, before: Workers) -> subprocess.Popen:
+    """The process that worked most since then: it has the job."""
+    now = alive(ground, stage)
+    return max(now, key=lambda proc: now[proc] - before.get(proc, now[proc]))
+
+
+async def turn(ground: Ground, stage: str, after_s: float, strike: Callable[[subprocess.Popen], float]) -> tuple[str, float, list[str]]:
+    """One turn during which the worker of `stage` is struck; `strike` says how many seconds later something might still come of it.
+
+    (how it ended, seconds, what is wrong).
+    """
     async with ground.client(ground.stack.realtime) as client:
-        began = time.monotonic()
+        began, before = time.monotonic(), alive(ground, stage)
         if stage == "stt":
+            await client.send("session.update", session=TEXT)
             await client.speak("samples/question.wav", tail_s=0.6, speed=4)
             await client.wait("input_audio_buffer.committed")
         else:
-            await client.type("count to ten", **VOICE)
+            await client.type("count to ten", **(VOICE if stage == "tts" else TEXT))
             await client.wait("response.created")
         await asyncio.sleep(after_s)
-        strike()
+        later = time.monotonic() + strike(holder(ground, stage, before))
         try:
             done = await client.answer(DEADLINE_S)
         except AssertionError as error:
             return "hung", time.monotonic() - began, [str(error)[:200]]
-        wrong = []
-        text = client.text()
+        seconds, wrong, text = time.monotonic() - began, [], client.text()
         if done["status"] == "completed" and stage != "stt" and not text.rstrip().endswith("ten."):
             wrong.append(f"said {text[-80:]!r}")
         if text.count("seven") > 1:
             wrong.append(f"words twice: {text!r}")
+        while (left := later - time.monotonic()) > 0:
+            try:
+                wrong.append(f"after the end: {(await asyncio.wait_for(client.socket.recv(), left))[:200]}")
+            except TimeoutError:
+                break
         client.order.finished()
-        seconds = time.monotonic() - began
-    return done["status"], seconds, wrong + [f"{n} {what} lost" for what, n in (await lost(ground, client)).items() if n]
+    return done["status"], seconds, wrong + await missing(ground, client)
 
 
 def refill(ground: Ground, stage: str) -> None:
-    """Two live workers again. From the main thread: a child ends with the thread that started it."""
-    dead = [n for n, proc in ground.stack.processes.items() if n.startswith(f"{stage}-") and proc.poll() is not None]
-    for name in dead:
+    """Three workers again; two must be there. From the main thread: a child ends with the thread that started it."""
+    for name in [n for n, proc in ground.stack.processes.items() if n.startswith(f"{stage}-") and proc.poll() is not None]:
         ground.stack.processes.pop(name)
         ground.stack.start_worker(stage)
+    time.sleep(0.2)
     ground.stack.wait_workers(stage, 2)
 
 
 def kill(ground: Ground, times: int) -> bool:
-    return strike_all(ground, times, "chaos-worker-kill", "kill -9", lambda proc: proc.send_signal(signal.SIGKILL), lambda proc: None)
+    def strike(worker: subprocess.Popen) -> float:
+        worker.kill()
+        return 0.0
+
+    book = Book(ground, "chaos-worker-kill", "kill -9", times)
+    for stage in STAGES:
+        for number in book.left(stage):
+            refill(ground, stage)
+            book.write(stage, number, asyncio.run(struck(ground, stage, number, strike)))
+    return book.good
 
 
 def freeze(ground: Ground, times: int) -> bool:
-    thaw: list[tuple[float, object]] = []
+    """All three kinds at once: one worker of three of each is asleep nearly all the time."""
 
-    def stop(proc) -> None:
-        proc.send_signal(signal.SIGSTOP)
-        thaw.append((time.monotonic() + FROZEN_S, proc))
+    def strike(worker: subprocess.Popen) -> float:
+        worker.send_signal(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(FROZEN_S, worker.send_signal, signal.SIGCONT)
+        return FROZEN_S + 2
 
-    def go_on(proc) -> None:
-        while thaw:
-            at, frozen = thaw.pop()
-            time.sleep(max(0.0, at - time.monotonic()))
-            frozen.send_signal(signal.SIGCONT)
-        time.sleep(1.0)
+    book = Book(ground, "chaos-worker-freeze", "SIGSTOP 20 s", times)
 
-    return strike_all(ground, times, "chaos-worker-freeze", "SIGSTOP 20 s", stop, go_on)
+    async def one_kind(stage: str) -> None:
+        for number in book.left(stage):
+            book.write(stage, number, await struck(ground, stage, number, strike))
 
+    async def all_kinds() -> None:
+        await asyncio.gather(*map(one_kind, STAGES))
 
-def strike_all(ground: Ground, times: int, name: str, what: str, strike, after) -> bool:
-    rng, numbers, rows, faults = random.Random(3), {}, [], 0
-    for stage in ("stt", "llm", "tts"):
-        ended: dict[str, int] = {}
-        seconds, wrong = [], []
-        for i in range(times):
-            refill(ground, stage)
-            wait = {"stt": rng.uniform(0.0, 0.05), "llm": rng.uniform(0.0, 0.05), "tts": rng.uniform(0.0, 1.5)}[stage]
-            status, took, bad = asyncio.run(turn(ground, stage, wait, lambda: strike(holder(ground, stage))))
-            after(None)
-            ended[status] = ended.get(status, 0) + 1
-            seconds.append(took)
-            wrong += [f"{stage} {i + 1}: {b}" for b in bad]
-            print(f"{what} {stage} {i + 1}/{times}: {status} after {took:.1f} s {'; '.join(bad)}", flush=True)
-        faults += len(wrong) + ended.get("hung", 0)
-        rows += [(f"{what} of a {stage} worker: how turns ended", ", ".join(f"{n} {s}" for s, n in ended.items()), "completed or failed, 0 hung"),
-                 (f"{what} of a {stage} worker: doubled or lost", str(len(wrong)), "0"),
-                 (f"{what} of a {stage} worker: turn p50 / max", f"{p(seconds, 50):.1f} / {max(seconds):.1f} s", "within the deadline")]  # fmt: skip
-        numbers[stage] = {"ended": ended, "seconds": seconds, "faults": wrong}
-        report(name, rows, numbers)
-    return not faults
+    asyncio.run(all_kinds())
+    return book.good
 
 
+async def struck(ground: Ground, stage: str, number: int, strike) -> tuple[str, float, list[str]]:
+    try:
+        return await turn(ground, stage, random.Random(f"{stage} {number}").uniform(*WAITS_S[stage]), strike)
+    except Exception as error:  # counted, and the run goes on
+        return "broke", 0.0, [f"{type(error).__name__}: {str(error)[:300]}"]
+
+
+class Book:
+    """What is known of a run so far; its report."""
+
+    def __init__(self, ground: Ground, name: str, what: str, times: int):
+        self.name, self.what, self.times = name, what, times
+        self.found: dict[str, dict] = {stage: {"ended": {}, "seconds": [], "faults": []} for stage in STAGES} | former(ground, name)
+
+    def left(self, stage: str) -> range:
+        return range(len(self.found[stage]["seconds"]), self.times)
+
+    @property
+    def good(self) -> bool:
+        return not any(f["faults"] or f["ended"].get("hung") for f in self.found.values())
+
+    def write(self, stage: str, number: int, result: tuple[str, float, list[str]]) -> None:
+        status, seconds, wrong = result
+        found = self.found[stage]
+        found["ended"] = dict(Counter(found["ended"]) + Counter([status]))
+        found["seconds"].append(seconds)
+        found["faults"] += [f"{stage} {number + 1}: {w}" for w in wrong]
+        print(f"{self.what} {stage} {number + 1}/{self.times}: {status} after {seconds:.1f} s {'; '.join(wrong)}", flush=True)
+        rows = []
+        for stage, found in self.found.items():
+            if found["seconds"]:
+                rows += [(f"{self.what} of a {stage} worker, {len(found['seconds'])}x: turns", ", ".join(f"{n} {s}" for s, n in found["ended"].items()),
+                          "completed or failed, 0 hung"), ("  doubled or lost", str(len(found["faults"])), "0"),
+                         ("  turn p50 / max", f"{p(found['seconds'], 50):.1f} / {max(found['seconds']):.1f} s", "within the deadline")]  # fmt: skip
+        report(self.name, rows, self.found, show=number + 1 == self.times)
