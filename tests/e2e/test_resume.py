@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 
 import pytest
 from openai import AsyncOpenAI
@@ -12,8 +13,9 @@ from websockets.exceptions import ConnectionClosed
 
 from apps.common.launch import processes
 from examples.resume_with_openai import Memory
-from tests.e2e.client import Client, Refused
+from tests.e2e.client import CHUNK, Client, Refused
 from tests.e2e.test_worker_loss import alike
+from voice.gateway.talk import read_wav
 
 VOICE = {"audio": {"output": {"voice": "echo"}}}
 
@@ -77,6 +79,44 @@ async def test_another_gateway_goes_on_after_kill_9(stack, caller):
         assert abs(len(client.audio()) - len(whole.audio())) < 0.1 * 48000 and alike(client.audio(), whole.audio()) > 0.85
         await client.type("hello", output_modalities=["text"])
         assert (await client.answer())["status"] == "completed"
+
+
+async def stream(client: Client, pcm: bytes) -> None:
+    """In real time."""
+    began = time.monotonic()
+    for at in range(0, len(pcm), CHUNK):
+        await client.append(pcm[at : at + CHUNK])
+        await asyncio.sleep(max(0, began + (at + CHUNK) / 48000 - time.monotonic()))
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["by detection", "by hand"])
+async def test_a_sentence_goes_on_in_another_gateway(stack, caller, by_hand):
+    """Its gateway is killed in the middle of what the user says: the words before the kill were kept, those after it come from `input_audio_ms` on."""
+    victim, process = stack.extra_gateway()
+    pcm = bytes(48000) + read_wav("samples/question.wav")
+    half, tail = len(pcm) * 6 // 10 // 2 * 2, b"" if by_hand else bytes(48000)
+    settings = {"output_modalities": ["text"], "audio": {"input": {"transcription": {"model": "default"}} | ({"turn_detection": None} if by_hand else {})}}
+    heard = {}
+    for url in (stack.realtime, victim):
+        async with Client(url, caller[1]) as client:
+            await client.send("session.update", session=settings)
+            await client.wait("session.updated")
+            await stream(client, pcm[:half])
+            if url == victim:
+                await asyncio.sleep(0.1)
+                os.kill(process.pid, signal.SIGKILL)
+                with pytest.raises(ConnectionClosed):
+                    while True:
+                        await client.next()
+                half = (await client.resume(stack.realtime))["resumption"]["input_audio_ms"] * 48
+                assert len(pcm) * 6 // 10 - 0.6 * 48000 < half <= len(pcm) * 6 // 10
+            await stream(client, pcm[half:] + tail)
+            if by_hand:
+                await client.send("input_audio_buffer.commit")
+            heard[url] = (await client.wait("conversation.item.input_audio_transcription.completed"))["transcript"]
+            assert "input_audio_buffer.cleared" not in [e["type"] for e in client.events]
+            assert [e["type"] for e in client.events].count("input_audio_buffer.speech_started") == (0 if by_hand else 1)
+    assert heard[victim] == heard[stack.realtime] != ""
 
 
 async def test_the_newer_connection_wins(dial, stack, caller):

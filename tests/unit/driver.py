@@ -32,14 +32,19 @@ class Driver:
         self.timers: dict[str, float] = {}
         self.take(self.session.start(self.now))
 
-    def move(self) -> list[dict[str, Any]]:
-        """Another process goes on with the session; what this one had heard of its jobs and not sent is lost."""
+    def move(self, tape: bool = False) -> list[dict[str, Any]]:
+        """Another process goes on with the session; what this one had heard of its jobs and not sent is lost. `tape`: audio not yet committed was kept."""
+        turns = self.session.turns
+        start, pcm = turns.buffer.since(turns.wanted_from) if tape and turns.wanted_from is not None else (0, b"")
         saved = json.loads(json.dumps(self.session.snapshot()))
         heard = {job_id: tuple(feeds) for job_id, feeds in self.fed.items()}
         notices = self.session.context.notices
         self.session = Session.restore(saved, self.ids, notices)
         self.timers = {name: at for name, at in self.timers.items() if name in ("expire", "expiring")}
-        return self.take(self.session.revive(heard, self.now))
+        if pcm:
+            self.session.turns.goes_on_at(start, again=True)
+        frames = self.take(self.session.revive(heard, self.now))
+        return frames + (self.take(self.session.audio(pcm, (), self.now)) if pcm else [])
 
     def take(self, effects: list[fx.Effect]) -> list[dict[str, Any]]:
         """Carry out effects; the frames among them."""

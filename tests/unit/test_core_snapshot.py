@@ -7,6 +7,7 @@ import json
 from tests.unit.driver import Driver
 from voice.core import effects as fx
 from voice.core.jobs import ChunkKind, Stage
+from voice.core.speech import SpeechEdge
 
 
 def test_an_idle_session_keeps_its_settings_items_and_ids():
@@ -90,8 +91,6 @@ def test_speech_under_way_ends_and_the_clock_goes_on():
     d = Driver()
     d.utter()
     total = d.session.turns.buffer.total_ms
-    from voice.core.speech import SpeechEdge
-
     d.audio(100, SpeechEdge("started", total, total + 64))
     assert d.types(d.move())[:2] == ["input_audio_buffer.speech_stopped", "input_audio_buffer.cleared"]
     assert d.session.turns.buffer.total_ms == total + 100
@@ -103,3 +102,35 @@ def test_audio_waiting_to_be_sent_is_not_in_the_snapshot():
     d.write("A long sentence of twenty seconds.")
     d.speak(d.start(Stage.TTS), 0, ms=20000)
     assert len(json.dumps(d.session.snapshot())) < 20000
+
+
+def test_speech_under_way_goes_on_from_its_tape():
+    d = Driver()
+    d.audio(1000)
+    d.audio(700, SpeechEdge("started", 1000, 1064))
+    item_id = d.session.turns.speech_item
+    assert d.types(d.move(tape=True)) == [] and d.session.turns.speech_item == item_id and d.session.turns.buffer.total_ms == 1700
+    d.audio(1000, SpeechEdge("stopped", 2200, 2700))
+    assert d.last("input_audio_buffer.committed")["item_id"] == item_id and d.last("input_audio_buffer.speech_stopped")["audio_end_ms"] == 2700
+    assert sum(len(f.pcm) for f in d.fed[d.start(Stage.STT).id]) == 2000 * 48  # 300 ms of padding, and nothing missing
+
+
+def test_an_answer_is_interrupted_by_speech_that_began_in_another_process():
+    d = Driver()
+    d.say("hi")
+    d.write("One. Two.")
+    d.speak(d.start(Stage.TTS), 0, ms=5000)
+    d.edge("started", ms=300)
+    d.move(tape=True)
+    d.hear("stop talking now")
+    assert d.last("response.done")["response"]["status_details"]["reason"] == "turn_detected"
+
+
+def test_audio_held_for_a_commit_by_hand_goes_on():
+    d = Driver()
+    d.send("session.update", session={"audio": {"input": {"turn_detection": None}}})
+    d.audio(800)
+    d.move(tape=True)
+    d.audio(200)
+    d.send("input_audio_buffer.commit")
+    assert sum(len(f.pcm) for f in d.fed[d.start(Stage.STT).id]) == 1000 * 48

@@ -26,10 +26,15 @@ class Detector:
         self._bytes = 0
         self.configure(settings, reset=True)
 
-    def skip_to(self, ms: int) -> None:
-        """Audio before `ms` was pushed to another detector."""
-        self._bytes = ms * INPUT_HZ // 500
-        self._base_ms = ms
+    def skip_to(self, start: int) -> None:
+        """The bytes before `start` were pushed to another detector."""
+        self._bytes = start
+        self._base_ms = start * 1000 // 2 // INPUT_HZ
+
+    def assume_speech(self) -> None:
+        """Another detector found it already: somebody speaks where the next audio begins."""
+        if self._endpointer is not None:
+            self._endpointer.assume_speech(self._base_ms)
 
     def configure(self, settings: dict[str, Any] | None, reset: bool) -> None:
         """New settings; `reset` forgets speech under way (a manual commit or clear)."""

@@ -42,6 +42,10 @@ class Endpointer:
         self._last_speech_ms = 0
         self._wait_ms: int | None = None
 
+    def assume_speech(self, at_ms: int) -> None:
+        """An utterance began there or before."""
+        self._speaking, self._last_speech_ms = True, at_ms
+
     def end_after(self, silence_ms: int) -> None:
         """The pause under way is the end once it has lasted this long (within the rule's limit)."""
         if self._paused:

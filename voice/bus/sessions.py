@@ -218,7 +218,7 @@ class SessionRecords:
         await self._drop(keys=[*_keys(session_id), f"{{{session_id}}}:gone"], args=[token, owner, GONE_S])
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zrem(ALL, session_id)
-            pipe.delete(f"{{{session_id}}}:sweep")
+            pipe.delete(f"{{{session_id}}}:sweep", f"{{{session_id}}}:tape")
             await pipe.execute()
 
 

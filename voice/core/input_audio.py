@@ -18,16 +18,31 @@ class InputAudio:
     @property
     def total_ms(self) -> int:
         """Audio written since the session's start."""
-        return (self._start + len(self._bytes)) // BYTES_PER_MS
+        return self.end // BYTES_PER_MS
 
     @property
     def held_ms(self) -> int:
         return len(self._bytes) // BYTES_PER_MS
 
-    def skip_to(self, ms: int) -> None:
-        """Audio before `ms` was written elsewhere and is gone."""
+    @property
+    def start(self) -> int:
+        """Bytes since the session's start; the audio before them is not here any more."""
+        return self._start
+
+    @property
+    def end(self) -> int:
+        """Bytes since the session's start."""
+        return self._start + len(self._bytes)
+
+    def begin_at(self, start: int) -> None:
+        """Audio before byte `start` was written elsewhere and is gone."""
         self._bytes.clear()
-        self._start = ms * BYTES_PER_MS
+        self._start = start
+
+    def since(self, start: int) -> tuple[int, bytes]:
+        """(where it begins, the audio from byte `start` on, as far as it is here)."""
+        start = max(start, self._start)
+        return start, bytes(self._bytes[start - self._start :])
 
     def append(self, pcm: bytes) -> None:
         """Raises ProtocolError when the buffer is full; then nothing of `pcm` is taken."""

@@ -75,8 +75,12 @@ class Session:
         return {"enabled": bool(config.resume_window_s), "window_s": config.resume_window_s, "session_id": config.session_id}
 
     def welcome(self) -> dict[str, Any]:
-        """session.created for a connection that came back; the shell adds its event_id and what is sent again."""
-        return {"type": "session.created", "event_id": "", "session": self.context.settings.echo(), "resumption": self.resumption()}
+        """session.created for a connection that came back; the shell adds its event_id and what is sent again.
+
+        `input_audio_ms`: how much of the client's audio is here; what it sent after that it may send again.
+        """
+        resumption = {**self.resumption(), "input_audio_ms": self.turns.buffer.total_ms}
+        return {"type": "session.created", "event_id": "", "session": self.context.settings.echo(), "resumption": resumption}
 
     def pause(self, paused: bool, now: float) -> list[Effect]:
         """Nobody listens and no more can be kept: sound waits. And goes on."""

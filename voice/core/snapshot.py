@@ -1,8 +1,8 @@
 """A session as JSON and back, so that another process can go on with it. Times are the session's own `now`, which the shell keeps in unix seconds.
 
 Three parts, because they change at different rates: `head` (settings, responses and utterances under way, meters), one `entry` an item of the
-conversation, and the parameters of the language model's jobs by job id. Audio that is not yet sent or not yet transcribed is in none of them: it is made again,
-respectively read again by the shell from the jobs' own streams (`Session.revive`).
+conversation, and the parameters of the language model's jobs by job id. Audio is in none of them: what is not yet sent is made again, what is not yet transcribed
+is read again by the shell from the jobs' own streams (`Session.revive`), what is not yet committed from its tape (`Turns.goes_on_at`).
 
 Any object of the classes below is written attribute by attribute, so a new attribute needs nothing here; a new class must be named in `CLASSES`.
 """
@@ -19,6 +19,7 @@ from voice.core.chunker import Chunker
 from voice.core.conversation import Entry, Sentence, Spoken
 from voice.core.delivery import Delivery
 from voice.core.hearing import StableText
+from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Feed, Job, Stage
 from voice.core.leases import Lease
 from voice.core.message import Message
@@ -152,6 +153,7 @@ def head_dict(session: Session) -> dict[str, Any]:
         "open_jobs": [put(lease.job) for lease in context.leases.values()],
         "active": put(session.active), "aside": put(session.aside), "last": put(last), "unanswered": put(session.floor.unanswered),
         "updated": session._updated, "speech_item": turns.speech_item, "pending": put(turns.pending), "audio_ms": turns.buffer.total_ms,
+        "audio_from": turns.buffer.start, "speech_from_ms": turns.speech_from_ms, "burst_from_ms": turns.burst_from_ms,
     }  # fmt: skip
     head["entries"] = {i: entry_dict(e) for i, e in writer.entries.items()}
     return head
@@ -200,6 +202,8 @@ def restore(config: Any, head: dict[str, Any], items: Mapping[str, Any], params:
     session.floor.unanswered, session._updated = get(head["unanswered"]), head["updated"]
     session.left_open = [get(job) for job in head["open_jobs"]]
     turns.speech_item, turns.pending = head["speech_item"], get(head["pending"])
-    turns.buffer.skip_to(head["audio_ms"])
+    turns.speech_from_ms, turns.burst_from_ms = head["speech_from_ms"], head["burst_from_ms"]
+    turns.held_from = head["audio_from"]
+    turns.buffer.begin_at(head["audio_ms"] * BYTES_PER_MS)
     _advance(session, progress)
     return session

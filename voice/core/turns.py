@@ -61,11 +61,25 @@ class Turns:
         self.shown = StableText()
         self.due_ms = NEVER_MS  # audio at which `speak_on` is to be called
         self.pending: dict[str, Utterance] = {}  # item id -> not yet transcribed
+        self.held_from = 0  # of a session restored: where its input buffer began, in bytes since the session's start
+        self._comes_again = False
         self._set_keeping()
 
     @property
     def speaking(self) -> bool:
         return self.speech_item is not None
+
+    @property
+    def wanted_from(self) -> int | None:
+        """Audio from this byte on is not committed yet and must not be lost; None: what is in the buffer is nobody's speech."""
+        if self.speaking:
+            return max(self.buffer.start, self.speech_from_ms * BYTES_PER_MS)
+        return self.buffer.start if self.buffer.keeps_all and self.buffer.held_ms else None
+
+    def goes_on_at(self, start: int, again: bool) -> None:
+        """Between `restore` and `revive`: the next audio is that from byte `start` on. `again`: it is what was in the buffer, which was kept elsewhere."""
+        self.buffer.begin_at(start)
+        self._comes_again = again
 
     def append(self, pcm: bytes) -> bool:
         """True when speech goes on for so long that something is to be done about it. Raises ProtocolError when the buffer is full."""
@@ -101,6 +115,10 @@ class Turns:
         self.speech_from_ms, self.burst_from_ms = max(0, edge.at_ms - padding), edge.at_ms
         self._set_keeping()
         self.context.send("input_audio_buffer.speech_started", item_id=self.speech_item, audio_start_ms=self.speech_from_ms)
+        self._hear()
+
+    def _hear(self) -> None:
+        """Recognise what is being said, from `speech_from_ms` on."""
         eager = self.listeners.speech_started()
         every_ms = EAGER_FEED_MS if eager else FEED_MS
         self.shown = StableText()
@@ -318,17 +336,25 @@ class Turns:
         return next(p for p in entry.item["content"] if p["type"] == "input_audio")
 
     def revive(self, heard: Mapping[str, tuple[Feed, ...]]) -> None:
-        """In another process: utterances are recognised anew from what their jobs had been fed; speech that was under way is lost."""
-        if self.speech_item:
-            self.context.send("input_audio_buffer.speech_stopped", item_id=self.speech_item, audio_end_ms=self.buffer.total_ms)
-            self.context.send("input_audio_buffer.cleared")
-        self.reset_speech()
+        """In another process: utterances are recognised anew from what their jobs had been fed, speech under way from its audio, which comes again."""
+        if self.speech_item and self._comes_again:
+            self._set_keeping()
+            self._hear()
+        else:
+            self._forget_speech()
         for utterance in list(self.pending.values()):
             old = utterance.lease
             feeds = heard.get(old.job.id, ())
             utterance.lease = self.context.open_again(old, self.context.config.stt_deadline_ms, feeds)
             if not feeds or not feeds[-1].last:
                 self.lease_failed(utterance.lease, "stt_unavailable", "The audio of this utterance was lost.", retry=False)
+
+    def _forget_speech(self) -> None:
+        """What was said and not committed is gone, and the client is told."""
+        if self.speech_item:
+            self.context.send("input_audio_buffer.speech_stopped", item_id=self.speech_item, audio_end_ms=self.buffer.total_ms)
+            self.context.send("input_audio_buffer.cleared")
+        self.reset_speech()
 
     def close(self) -> None:
         self._stop_listening()

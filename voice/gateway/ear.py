@@ -43,6 +43,6 @@ class Ear:
         self.by_loudness = True
         self.detector = self._new()
         self.detector.configure(self._session.context.settings.turn_detection, True)
-        self.detector.skip_to(self._session.turns.buffer.total_ms)
+        self.detector.skip_to(self._session.turns.buffer.end)
         self._lost()
         return ()

@@ -34,6 +34,7 @@ from voice.gateway.outbox import Outbox
 from voice.gateway.recorder import ERRORS, GRACE_S, Record, Recorder
 from voice.gateway.sound import Sound
 from voice.gateway.store import Store
+from voice.gateway.tape import recording
 
 log = logging.getLogger("voice.gateway")
 ALOUD = {"insufficient_quota": NoticeKind.INSUFFICIENT_QUOTA, "billing_hard_limit_reached": NoticeKind.INSUFFICIENT_QUOTA,
@@ -87,6 +88,7 @@ class Live:
         lives[self.id] = self
         self.place.end, self.place.on_cap = self.end, self.meter.hold_ahead
         self.recorder.add(self.record)
+        recording().add(self)
         self.spawn(self._jobs.run(), "bus")
         self.spawn(control.listen(self), "control")
         self.meter.hold_ahead()
@@ -351,6 +353,7 @@ class Live:
     async def leave(self) -> None:
         """Hold it no longer; any process may go on with it within the window."""
         await self.recorder.flush(self.record)
+        await recording().flush(self)
         for lease in self.session.context.leases.values():
             self.spawn(self.dispatch.bus.cancel(lease.job, "superseded"), "cancel")
         try:
@@ -392,6 +395,7 @@ class Live:
             del lives[self.id]
         metrics.SESSIONS.labels(self.place.owner[0]).dec()
         self.recorder.remove(self.record)
+        recording().remove(self)
         for handle in self._timers.values():
             handle.cancel()
         self._jobs.forget_all()

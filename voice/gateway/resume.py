@@ -14,6 +14,7 @@ from channels.layers import get_channel_layer
 
 from apps.common.errors import Overloaded, SessionNotFound, SessionResumeExpired
 from voice.bus.sessions import Saved
+from voice.core.input_audio import BYTES_PER_MS
 from voice.core.session import Session
 from voice.gateway import clock, metrics
 from voice.gateway.auth import Handshake, Principal, former_principal
@@ -23,6 +24,7 @@ from voice.gateway.limits import Place, patrol
 from voice.gateway.live import Live, lives, make_id
 from voice.gateway.notices import shelf
 from voice.gateway.recorder import ERRORS, GRACE_S, Recorder
+from voice.gateway.tape import play_again, recording
 
 log = logging.getLogger("voice.resume")
 SWEEP_S = 5.0
@@ -89,7 +91,8 @@ async def _take_over(session_id: str, about: dict[str, Any], place: Place, dispa
         session = restored(saved, dispatch)
         live = Live(session, about, place, dispatch, recorder)
         live.record.adopt(saved, token)
-        live.ear.detector.skip_to(session.turns.buffer.total_ms)
+        pcm = await _kept_speech(session, saved)
+        live.ear.detector.skip_to(session.turns.buffer.end)
         heard = {u.lease.job.id: await recorder.records.heard(u.lease.job) for u in session.turns.pending.values() if u.lease}
     except BaseException:
         await patrol.leave(place)
@@ -97,8 +100,24 @@ async def _take_over(session_id: str, about: dict[str, Any], place: Place, dispa
     live.run()
     live.wait_for_client()
     live.perform(session.revive(heard, clock.now()))
+    await play_again(live, pcm)
     live.record.changed()
     return live
+
+
+async def _kept_speech(session: Session, saved: Saved) -> bytes:
+    """Audio that was not committed yet; the session's clock is set to where it begins, or without it to the last audio that came."""
+    turns, heard = session.turns, int(saved.fields.get("heard", 0))
+    by_hand = session.context.settings.turn_detection is None
+    start, pcm = await recording().tapes.read(session.context.config.session_id) if turns.speaking or by_hand else (0, b"")
+    wanted = max(turns.held_from, turns.speech_from_ms * BYTES_PER_MS if turns.speaking else 0)
+    pcm = pcm[max(0, wanted - start) :]
+    start = max(start, wanted)
+    if pcm and (by_hand or start == wanted):
+        turns.goes_on_at(start, again=True)
+        return pcm
+    turns.goes_on_at(max(heard, turns.buffer.end), again=False)
+    return b""
 
 
 def restored(saved: Saved, dispatch: Dispatch) -> Session:
