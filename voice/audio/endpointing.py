@@ -7,7 +7,8 @@ from typing import Any
 
 START_WINDOWS = 2  # this many windows of speech in a row begin an utterance (64 ms)
 RESUME_WINDOWS = 3  # and this many go on after a pause (96 ms): a click or a breath does not
-PAUSE_MS = 128  # silence after which the utterance may be over: four windows; most stop consonants and breaths are shorter
+PAUSE_MS = 96  # silence after which the utterance may be over: three windows; most stop consonants are shorter
+SEMANTIC_PAUSE_MS = 128  # the same where a model judges what was said up to there: it learnt from that much
 HYSTERESIS = 0.15  # speech goes on down to threshold - this
 SEMANTIC_THRESHOLD = 0.5
 SEMANTIC_LIMIT_MS = {"low": 8000, "medium": 4000, "auto": 4000, "high": 2000}  # protocol section 3, flow 4
@@ -20,11 +21,12 @@ class Endpointing:
     threshold: float
     silence_ms: int
     semantic: bool = False
+    pause_ms: int = PAUSE_MS
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Endpointing:
         if settings["type"] == "semantic_vad":
-            return cls(SEMANTIC_THRESHOLD, SEMANTIC_LIMIT_MS[settings.get("eagerness", "auto")], True)
+            return cls(SEMANTIC_THRESHOLD, SEMANTIC_LIMIT_MS[settings.get("eagerness", "auto")], True, SEMANTIC_PAUSE_MS)
         return cls(settings["threshold"], settings["silence_duration_ms"])
 
 
@@ -62,7 +64,7 @@ class Endpointer:
         if silence_ms >= (self.rule.silence_ms if self._wait_ms is None else min(self._wait_ms, self.rule.silence_ms)):
             self._speaking, self._paused, self._wait_ms = False, False, None
             return "stopped", self._last_speech_ms
-        if silence_ms >= PAUSE_MS and not self._paused:
+        if silence_ms >= self.rule.pause_ms and not self._paused:
             self._paused = True
             return "paused", self._last_speech_ms
         return None
