@@ -8,6 +8,7 @@ from django.conf import settings
 
 from apps.agents.models import Agent
 from apps.common.errors import NotFound
+from apps.common.fallbacks import by_stage
 from apps.tenants.context import current
 from apps.tenants.models import Tenant
 
@@ -58,12 +59,16 @@ def agent_for_session(*, assistant: str | None = None, version: str = "") -> Age
 
     stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
     return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools), v.limits,
-                       {**settings.VOICE_FALLBACKS, **{stage: [o["engine"], o.get("model", "")] for stage, o in v.fallbacks.items()}})  # fmt: skip
+                       {**settings.VOICE_FALLBACKS, **by_stage(_of_workspace("fallbacks")), **by_stage(v.fallbacks)})  # fmt: skip
+
+
+def _of_workspace(column: str) -> Any:
+    return Tenant.objects.values_list(column, flat=True).get(pk=current().tenant_id)
 
 
 def _callable(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without those on hosts the workspace has since taken off its list."""
     if not any("url" in tool for tool in tools):
         return tools
-    hosts = Tenant.objects.values_list("tool_hosts", flat=True).get(pk=current().tenant_id)
+    hosts = _of_workspace("tool_hosts")
     return [tool for tool in tools if "url" not in tool or urlsplit(tool["url"]).hostname in hosts]

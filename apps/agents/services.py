@@ -17,6 +17,7 @@ from apps.agents.models import Agent, AgentVersion
 from apps.audit.services import audit_record
 from apps.common.actors import Actor
 from apps.common.errors import BadRequest, Conflict, NotFound
+from apps.common.fallbacks import check_fallbacks
 
 DEFAULT_INSTRUCTIONS = "You are a friendly voice assistant. Answer briefly."
 FIELDS = ("instructions", "greeting", "voice", "language", "stt_engine", "stt_model", "llm_engine", "llm_model", "tts_engine", "tts_model",
@@ -72,7 +73,7 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
         engine = fields.get(f"{stage}_engine")
         if engine and engine not in settings.VOICE_ENGINE_NAMES[stage]:
             raise _bad(f"{stage}_engine", f"{engine!r} is not installed; there are {', '.join(sorted(settings.VOICE_ENGINE_NAMES[stage]))}")
-    _check_fallbacks(fields.get("fallbacks") or {})
+    check_fallbacks(fields.get("fallbacks") or {})
     _check_turn_detection(fields.get("turn_detection") or {})
     for name, value in (fields.get("limits") or {}).items():
         low, high = LIMITS.get(name, (0, -1))
@@ -80,16 +81,6 @@ def check_fields(fields: dict[str, Any], tool_hosts: list[str]) -> dict[str, Any
             raise _bad("limits", f"{name[:40]}={str(value)[:40]}: expected {', '.join(f'{n} of {a}-{b}' for n, (a, b) in LIMITS.items())}")
     check_tools(fields.get("tools") or [], tool_hosts)
     return fields
-
-
-def _check_fallbacks(value: dict[str, Any]) -> None:
-    for stage, other in value.items():
-        if stage not in ("stt", "llm", "tts") or not isinstance(other, dict) or set(other) - {"engine", "model"}:
-            raise _bad("fallbacks", 'expected {"stt" | "llm" | "tts": {"engine": …, "model": …}}')
-        if other.get("engine") not in settings.VOICE_ENGINE_NAMES[stage]:
-            raise _bad("fallbacks", f"{stage}: {str(other.get('engine'))[:40]!r} is not installed; there are {', '.join(settings.VOICE_ENGINE_NAMES[stage])}")
-        if not isinstance(other.get("model", ""), str) or len(other.get("model", "")) > 120:
-            raise _bad("fallbacks", f"{stage}: model is a name of at most 120 characters")
 
 
 def _check_turn_detection(value: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from django import forms
 from django.conf import settings
 
 from apps.agents.models import AgentVersion
-from apps.portal.forms import JsonText
+from apps.portal.forms import STAGES, JsonText, add_fallbacks, chosen_fallbacks, fallback_initial, fallback_names
 
 TURN_MODES = (("", "the installation's usual way"), ("server_vad", "when the caller pauses"), ("semantic_vad", "when the sentence sounds finished"))
 TURN_NUMBERS = {  # name -> (label, help, type)
@@ -19,7 +19,6 @@ TURN_NUMBERS = {  # name -> (label, help, type)
 }
 OF_MODE = {"server_vad": tuple(TURN_NUMBERS), "semantic_vad": ("eagerness",), "": ()}
 LIMITS = {"max_session_seconds": "Longest session in seconds", "max_output_tokens": "Longest answer in tokens"}
-STAGES = {"stt": "Speech recognition", "llm": "Language model", "tts": "Voice"}
 OWN = {"preemptive": "Begin the answer at a short pause, before it is certain that the caller has finished",
        "backchannels": "“Mm-hmm” and “okay” do not interrupt"}  # fmt: skip
 SWITCHES = {"interrupt_response": "The caller may interrupt", "create_response": "Answer by itself when a turn ends", **OWN}
@@ -48,7 +47,7 @@ class EditAgent(forms.Form):
         initial |= {"turn_mode": self.turn.get("type", ""), **{n: self.turn.get(n) for n in ("eagerness", *TURN_NUMBERS)}}
         initial |= {n: self.turn.get(n, True) for n in SWITCHES} | dict(version.limits or {})
         initial |= {f"{s}_{part}": getattr(version, f"{s}_{part}") for s in STAGES for part in ("engine", "model")}
-        super().__init__(data, initial=initial)
+        super().__init__(data, initial=initial | fallback_initial(version.fallbacks or {}))
         for name, (label, help_text, kind) in TURN_NUMBERS.items():
             self.fields[name] = kind(label=label, help_text=help_text, required=False)
         for name, label in SWITCHES.items():
@@ -59,6 +58,7 @@ class EditAgent(forms.Form):
             engines = [("", "the installation's"), *((n, n) for n in settings.VOICE_ENGINE_NAMES[stage])]
             self.fields[f"{stage}_engine"] = forms.ChoiceField(label=label, choices=engines, required=False)
             self.fields[f"{stage}_model"] = forms.CharField(label=f"{label}: model", required=False, max_length=120)
+        add_fallbacks(self, "the workspace's")
 
     def turn_fields(self) -> list:
         return [self[n] for n in ("turn_mode", "eagerness", *TURN_NUMBERS, *SWITCHES)]
@@ -69,8 +69,11 @@ class EditAgent(forms.Form):
     def engine_fields(self) -> list:
         return [self[f"{s}_{part}"] for s in STAGES for part in ("engine", "model")]
 
+    def fallback_fields(self) -> list:
+        return [self[n] for n in fallback_names()]
+
     def engines_chosen(self) -> bool:
-        return any(field.value() for field in self.engine_fields())
+        return any(field.value() for field in (*self.engine_fields(), *self.fallback_fields()))
 
     def version_fields(self) -> dict[str, Any]:
         """What apps/agents/services.py: draft_save takes."""
@@ -78,7 +81,7 @@ class EditAgent(forms.Form):
         plain = {n: data[n] for n in ("instructions", "greeting", "voice", "language", "tools")}
         engines = {field.name: data[field.name] for field in self.engine_fields()}
         limits = {n: data[n] for n in LIMITS if data[n] is not None}
-        return {**plain, **engines, "limits": limits, "turn_detection": self._turn_detection(data)}
+        return {**plain, **engines, "limits": limits, "fallbacks": chosen_fallbacks(data), "turn_detection": self._turn_detection(data)}
 
     def _turn_detection(self, data: dict[str, Any]) -> dict[str, Any]:
         """Only what differs from the defaults; keys that the form does not show stay as they were."""

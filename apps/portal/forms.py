@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 from django import forms
+from django.conf import settings
 
 from apps.apikeys.services import DEFAULT_SCOPES, LIMIT_NAMES, SCOPES
+from apps.common.fallbacks import MODEL_CHARS
 from apps.onboarding.forms import template_choices
 from apps.teams.models import Role
+from apps.tenants.models import Tenant
+from apps.tenants.services import RESUME_S
 
 
 class Lines(forms.CharField):
@@ -78,6 +82,30 @@ class NewKey(forms.Form):
         return {n: v for n in LIMIT_NAMES if (v := self.cleaned_data.get(n)) is not None}
 
 
+STAGES = {"stt": "Speech recognition", "llm": "Language model", "tts": "Voice"}
+
+
+def add_fallbacks(form: forms.Form, otherwise: str) -> None:
+    """Two fields a stage: the engine that takes over when the first fails, and its model. `otherwise`: what none means."""
+    for stage, label in STAGES.items():
+        engines = [("", otherwise), *((n, n) for n in settings.VOICE_ENGINE_NAMES[stage])]
+        form.fields[f"{stage}_fallback"] = forms.ChoiceField(label=f"{label}: takes over", choices=engines, required=False)
+        form.fields[f"{stage}_fallback_model"] = forms.CharField(label=f"{label}: its model", required=False, max_length=MODEL_CHARS)
+
+
+def fallback_names() -> list[str]:
+    return [name for stage in STAGES for name in (f"{stage}_fallback", f"{stage}_fallback_model")]
+
+
+def fallback_initial(value: dict) -> dict[str, str]:
+    return {name: other.get(part, "") for stage, other in value.items() for name, part in ((f"{stage}_fallback", "engine"), (f"{stage}_fallback_model", "model"))}
+
+
+def chosen_fallbacks(data: dict) -> dict[str, dict[str, str]]:
+    """Of cleaned data, as apps/common/fallbacks.py has it."""
+    return {stage: {"engine": data[f"{stage}_fallback"], "model": data[f"{stage}_fallback_model"]} for stage in STAGES if data[f"{stage}_fallback"]}
+
+
 class NewAgent(forms.Form):
     name = forms.CharField(label="Name", max_length=80)
     template = forms.ChoiceField(label="Begin with", choices=template_choices, initial="assistant", widget=forms.RadioSelect)
@@ -94,6 +122,18 @@ class WorkspaceSettings(forms.Form):
     tool_hosts = Lines(label="Hosts that agents' HTTPS tools may call", help_text="One a line, such as api.example.com. Empty: none.")
     allowed_origins = Lines(label="Origins of browsers that may connect",
                             help_text="One a line, such as https://app.example.com. Empty: all of the installation.")  # fmt: skip
+    resume_seconds = forms.IntegerField(label="A lost connection may come back for, seconds", required=False, min_value=RESUME_S[0], max_value=RESUME_S[1],
+                                        help_text="10 to 3600; no longer than your limits say. Empty: the installation's.")  # fmt: skip
+
+    def __init__(self, data=None, *, tenant: Tenant):
+        names = ("name", "email", "tool_hosts", "allowed_origins", "resume_seconds")
+        super().__init__(data, initial={n: getattr(tenant, n) for n in names} | fallback_initial(tenant.fallbacks))
+        add_fallbacks(self, "none, or the installation's")
+
+    def values(self) -> dict:
+        """What tenants/services.py: tenant_update takes."""
+        names = set(fallback_names())
+        return {n: v for n, v in self.cleaned_data.items() if n not in names} | {"fallbacks": chosen_fallbacks(self.cleaned_data)}
 
 
 class Tax(forms.Form):

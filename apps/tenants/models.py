@@ -41,6 +41,8 @@ class Tenant(TenantMixin):
     created_at = models.DateTimeField(auto_now_add=True)
     tool_hosts = models.JSONField(default=list, blank=True)  # hosts that agents' HTTPS tools may call
     allowed_origins = models.JSONField(default=list, blank=True)  # of browsers; empty = those of the installation
+    fallbacks = models.JSONField(default=dict, blank=True)  # stage -> {"engine", "model"} that takes over where an agent names none
+    resume_seconds = models.PositiveIntegerField(null=True, blank=True)  # a lost connection may come back this long; empty = as the limits say
     limits = models.JSONField(default=dict, blank=True)  # an operator's override, see apps/usage/limits.py
     plan = models.CharField(max_length=40, blank=True)  # an operator's override
     override_until = models.DateTimeField(null=True, blank=True)  # of both; empty = no end

@@ -14,11 +14,13 @@ from django_tenants.utils import schema_exists
 from apps.audit.services import audit_record
 from apps.common.actors import Actor
 from apps.common.errors import BadRequest, Conflict
+from apps.common.fallbacks import check_fallbacks
 from apps.tenants.clone import schema_clone
 from apps.tenants.context import Bound, bound, bound_public, migrating
 from apps.tenants.models import RESERVED_SLUGS, TEMPLATE_SCHEMA, Tenant, slug_validator
 
 UNDO_DAYS = 30  # a closed workspace can be reopened for so long
+RESUME_S = (10, 3600)  # how long a lost connection may come back, at least and at most
 Status = Tenant.Status
 
 
@@ -179,7 +181,7 @@ def tenant_erase(*, tenant: Tenant, actor: Actor) -> None:
     with bound_public(), transaction.atomic():
         schema = tenant.schema_name
         _change(tenant, actor, "tenant.erased", {Status.CLOSED}, status=Status.ERASED, email="", name="(erased)", erase_at=None, milestones={},
-                tool_hosts=[], allowed_origins=[], limits={})  # fmt: skip
+                tool_hosts=[], allowed_origins=[], fallbacks={}, limits={})  # fmt: skip
         for related in ("api_keys", "memberships", "invitations", "issuers", "domains", "impersonations"):
             getattr(tenant, related).all().delete()
         with connection.cursor() as cursor:
@@ -195,9 +197,9 @@ def tenant_override(*, tenant: Tenant, actor: Actor, limits: dict, plan: str, un
 
 
 def tenant_update(*, tenant: Tenant, actor: Actor, **values) -> None:
-    """`name`, `email`, `tool_hosts`, `allowed_origins`. Raises Forbidden, BadRequest."""
+    """`name`, `email`, `tool_hosts`, `allowed_origins`, `fallbacks`, `resume_seconds`. Raises Forbidden, BadRequest."""
     actor.require("tenant.write", tenant.id)
-    if unknown := set(values) - {"name", "email", "tool_hosts", "allowed_origins"}:
+    if unknown := set(values) - {"name", "email", "tool_hosts", "allowed_origins", "fallbacks", "resume_seconds"}:
         raise BadRequest(f"cannot change {sorted(unknown)}", param=sorted(unknown)[0])
     if "name" in values and not values["name"].strip():
         raise BadRequest("the workspace needs a name", param="name")
@@ -207,6 +209,9 @@ def tenant_update(*, tenant: Tenant, actor: Actor, **values) -> None:
     for allowed in values.get("allowed_origins", ()):
         if not re.fullmatch(r"https?://[a-z0-9.-]+(:\d{1,5})?", allowed):
             raise BadRequest(f"{allowed[:80]!r} is not an origin such as https://app.example.com", param="allowed_origins")
+    check_fallbacks(values.get("fallbacks", {}))
+    if (seconds := values.get("resume_seconds")) is not None and not RESUME_S[0] <= seconds <= RESUME_S[1]:
+        raise BadRequest(f"resume_seconds={seconds}: expected {RESUME_S[0]} to {RESUME_S[1]}, or nothing for the usual window", param="resume_seconds")
     _change(tenant, actor, "tenant.updated", {Status.ACTIVE}, **values)
 
 

@@ -56,7 +56,11 @@ class Window:
 
 
 def tenant_values(tenant: Tenant) -> dict[str, int]:
-    return {**settings.LIMITS, **tenant.entitlements, **tenant.override}
+    """Its limits. The resume window is the workspace's to choose, within what plan and operator allow."""
+    values = {**settings.LIMITS, **tenant.entitlements, **tenant.override}
+    if tenant.resume_seconds is not None:
+        values["resume_seconds"] = min(tenant.resume_seconds, values.get("resume_seconds", tenant.resume_seconds))
+    return values
 
 
 def levels_of(tenant: Tenant, key: ApiKey | None) -> tuple[Level, ...]:

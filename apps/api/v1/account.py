@@ -1,4 +1,5 @@
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from ninja import Field, Router
@@ -50,6 +51,8 @@ class Workspace(Schema):
     created_at: datetime
     tool_hosts: list[str]
     allowed_origins: list[str]
+    fallbacks: dict[str, Any] = Field(description="engines that take over, for agents that name none themselves")
+    resume_seconds: int | None = Field(description="a lost connection may come back this long; null: as the limits say")
     milestones: dict[str, str]
 
 
@@ -58,6 +61,8 @@ class WorkspaceChange(Body):
     email: str | None = Field(None, max_length=254)
     tool_hosts: list[str] | None = Field(None, max_length=100, examples=[["api.example.com"]])
     allowed_origins: list[str] | None = Field(None, max_length=100, examples=[["https://app.example.com"]])
+    fallbacks: dict[str, Any] | None = Field(None, examples=[{"llm": {"engine": "openai", "model": "backup"}}])
+    resume_seconds: int | None = Field(None, examples=[120], ge=0, le=2**31 - 1)
 
 
 @router.get("tenant", response=answers(200, Workspace), summary="The workspace")
@@ -68,7 +73,7 @@ def tenant_get(request):
 
 @router.patch("tenant", response=answers(200, Workspace), summary="Change the workspace")
 def tenant_change(request, payload: WorkspaceChange):
-    values = {n: v for n, v in payload.dict(exclude_unset=True).items() if v is not None}
+    values = {n: v for n, v in payload.dict(exclude_unset=True).items() if v is not None or n == "resume_seconds"}
     tenant_update(tenant=request.tenant, actor=request.actor, **values)
     return 200, request.tenant
 

@@ -127,10 +127,9 @@ def quickstart(request: HttpRequest, tenant) -> HttpResponse:
 @in_workspace("tenant.read", write="tenant.write")
 @require_http_methods(["GET", "POST"])
 def workspace_settings(request: HttpRequest, tenant) -> HttpResponse:
-    initial = {n: getattr(tenant, n) for n in ("name", "email", "tool_hosts", "allowed_origins")}
-    form = WorkspaceSettings(request.POST or None, initial=initial)
+    form = WorkspaceSettings(request.POST or None, tenant=tenant)
     if request.method == "POST" and form.is_valid():
-        tenant_update(tenant=tenant, actor=request.actor, **form.cleaned_data)
+        tenant_update(tenant=tenant, actor=request.actor, **form.values())
         messages.success(request, "Saved.")
         return redirect("settings", slug=tenant.slug)
     values = tenant_values(tenant)
