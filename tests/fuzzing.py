@@ -148,5 +148,5 @@ def workspace(stack) -> str:
 
     tenant, key = stack.new_tenant("fuzz")
     with bound_public():
-        Tenant.objects.filter(pk=tenant.id).update(limits={"concurrent_sessions": 10_000, "resume_seconds": 10, "requests_per_minute": 1_000_000})
+        Tenant.objects.filter(pk=tenant.id).update(limits={"concurrent_sessions": 10_000, "resume_seconds": 10, "requests_per_minute": 1_000_000, "events_per_second": 10**6})
     return key

@@ -7,7 +7,7 @@ from apps.accounts.models import User
 from apps.common.ids import client_secret_id, impersonation_id, key_id
 from apps.tenants.models import Tenant
 
-LIMIT_NAMES = ("requests_per_minute", "tokens_per_minute", "concurrent_sessions", "audio_minutes_per_day")
+LIMIT_NAMES = ("requests_per_minute", "tokens_per_minute", "concurrent_sessions", "audio_minutes_per_day", "events_per_second", "frame_kib")
 
 
 class ApiKey(models.Model):

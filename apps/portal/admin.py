@@ -68,6 +68,8 @@ class TenantForm(forms.ModelForm):
     tokens_per_minute = limit_field()
     concurrent_sessions = limit_field()
     audio_minutes_per_day = limit_field()
+    events_per_second = limit_field()
+    frame_kib = limit_field()
 
     class Meta:
         model = Tenant

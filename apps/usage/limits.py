@@ -1,4 +1,5 @@
 """Limits: requests and tokens a minute, audio minutes a day, sessions at once; for the installation, a tenant and a key.
+Events a second and the size of a message are counted by the gateways alone (voice/gateway/pace.py).
 
 Sliding windows live in Redis (`limits`), sessions in one sorted set a level whose members expire unless their gateway says every
 few seconds that it still holds them. A number counts at most what the limit says, whoever races; with Redis away each process counts
@@ -95,7 +96,7 @@ WINDOWS: dict[str, tuple[Any, int, type[RateLimited]]] = {
     "audio_minutes_per_day": (DAY, 60, InsufficientQuota),  # counted in seconds
 }
 WORDS = {"requests_per_minute": "requests a minute", "tokens_per_minute": "tokens a minute", "audio_minutes_per_day": "minutes of audio a day",
-         "concurrent_sessions": "sessions at once"}  # fmt: skip
+         "concurrent_sessions": "sessions at once", "events_per_second": "events a second", "frame_kib": "KiB in one message"}  # fmt: skip
 assert set(WORDS) == set(LIMIT_NAMES)
 
 

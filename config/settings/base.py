@@ -228,6 +228,7 @@ ROTATION_GRACE_SECONDS = envint("ROTATION_GRACE_SECONDS", 24 * 3600)  # a rotate
 LIMITS = {
     "requests_per_minute": envint("LIMIT_REQUESTS_PER_MINUTE", 6000), "tokens_per_minute": envint("LIMIT_TOKENS_PER_MINUTE", 1_000_000),
     "concurrent_sessions": envint("LIMIT_CONCURRENT_SESSIONS", 100), "audio_minutes_per_day": envint("LIMIT_AUDIO_MINUTES_PER_DAY", 100_000),
+    "events_per_second": envint("LIMIT_EVENTS_PER_SECOND", 2000), "frame_kib": envint("LIMIT_FRAME_KIB", 21 * 1024),
 }  # fmt: skip
 GLOBAL_LIMITS = {name: value for name in LIMITS if (value := envint(f"GLOBAL_LIMIT_{name.upper()}", 0))}
 

@@ -237,3 +237,21 @@ async def test_a_session_ended_in_the_portal_says_goodbye_in_its_voice(stack, ow
         assert (await client.error())["code"] == "session_ended"
         await client.socket.wait_closed()
         assert client.socket.close_code == 1008
+
+
+async def test_events_too_many_and_too_large_are_dropped_by_name_and_the_session_stays(stack, own):
+    await public(tenant_override)(tenant=own[0], limits={"events_per_second": 5, "frame_kib": 32}, plan="", until=None, actor=SYSTEM)
+    async with await Client.connect(stack.realtime, own[1]) as client:
+        for n in range(54):  # ten seconds' worth at once, then no more
+            await client.send("input_audio_buffer.clear", event_id=f"e{n}")
+        dropped = await client.wait("error")
+        assert dropped["error"]["code"] == "rate_limit_exceeded" and dropped["error"]["type"] == "rate_limit_error"
+        assert int(dropped["error"]["event_id"][1:]) >= 50
+        await asyncio.sleep(2)
+        await client.append(bytes(48 * 1000))  # 62 KiB of base64
+        large = (await client.wait("error"))["error"]
+        while large["code"] == "rate_limit_exceeded":
+            large = (await client.wait("error"))["error"]
+        assert large["code"] == "invalid_value" and "at most 32" in large["message"]
+        await client.type("what is seven plus five")
+        assert (await client.answer())["status"] == "completed"

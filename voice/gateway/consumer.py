@@ -17,10 +17,10 @@ from django.conf import settings
 
 from apps.common.errors import Overloaded, VivavoceError
 from apps.common.ids import new_id
-from voice.core.events import CLIENT_EVENTS
+from voice.core.events import CLIENT_EVENTS, event_id_of
 from voice.core.session import Session
 from voice.core.settings import SessionConfig, turn_taking
-from voice.gateway import auth, metrics, prompts, resume
+from voice.gateway import auth, metrics, pace, prompts, resume
 from voice.gateway.admission import admission
 from voice.gateway.dispatch import shared
 from voice.gateway.limits import Place, patrol, window_of
@@ -34,6 +34,8 @@ from voice.gateway.sound import PCM
 log = logging.getLogger("voice.gateway")
 
 SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
+SMALL = 16 * 1024  # characters; a message up to here is taken whatever the limit
+SHORTEST_S = 0.005  # as long a piece of audio counts at least
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
 APPEND = "input_audio_buffer.append"
 config = settings.VOICE
@@ -188,6 +190,8 @@ class RealtimeConsumer:
         if text is None:
             self.live.error("invalid_json", "Binary frames are not part of the protocol; send JSON text.")
             raise Closing(1003, "binary_frame")
+        if len(text) > SMALL and self.too_large(len(text)):
+            return
         try:
             event = _decode.decode(text)
         except msgspec.DecodeError:
@@ -200,11 +204,27 @@ class RealtimeConsumer:
         except ValueError:
             return self.live.error("invalid_json", "The frame is not valid JSON.")
         kind = value.get("type") if isinstance(value, dict) else None
+        if (per_s := pace.events.take(self.live.place.told("events_per_second"))) is not None:
+            return await self.hold_back(value, per_s)
         if kind in prompts.EVENTS:
             await prompts.learn(self.live, value)
         self.live.receive(value)
         metrics.EVENTS_IN.labels(kind if isinstance(kind, str) and kind in CLIENT_EVENTS else "unknown").inc()
         metrics.EVENT_SECONDS.observe(time.perf_counter() - began)
+
+    def too_large(self, size: int) -> bool:
+        """Larger than key or workspace may send: refused, and the connection stays."""
+        kib = min((limit for _, limit in self.live.place.told("frame_kib")), default=0)
+        if not kib or size <= kib * 1024:
+            return False
+        self.live.error("invalid_value", f"The message has {size // 1024} KiB; at most {kib} are allowed here. Send audio in smaller pieces.")
+        return True
+
+    async def hold_back(self, value: Any, per_s: int) -> None:
+        """The event is dropped; the next one is read no sooner than the limit would have it, so that refusals keep to it, too."""
+        metrics.REFUSED.labels("rate_limit_exceeded").inc()
+        self.live.limited(f"More than {per_s} events a second; this one was dropped. Send it again in a moment.", event_id_of(value))
+        await asyncio.sleep(1 / max(1, per_s))
 
     async def append(self, event: _Append) -> None:
         """The hot path: audio into the session."""
@@ -223,7 +243,7 @@ class RealtimeConsumer:
             for at in range(0, len(pcm), SLICE):
                 self.live.audio(bytes(view[at : at + SLICE]), event.event_id)
                 await asyncio.sleep(0)
-        self.audio_s += len(pcm) / BYTES_PER_S
+        self.audio_s += max(SHORTEST_S, len(pcm) / BYTES_PER_S)
         ahead = self.audio_s - (time.monotonic() - self.began) * FASTEST - BURST_S
         if ahead > 0:  # far faster than real time: TCP holds the sender back
             await asyncio.sleep(min(1.0, ahead / FASTEST))

@@ -38,6 +38,10 @@ class Place:
     def owner(self) -> tuple[str, str]:
         return self.principal.tenant.tenant_id, self.principal.key_id
 
+    def told(self, name: str) -> list[tuple[str, int]]:
+        """(holder, limit) of the levels that have this one."""
+        return [(level.id, level.values[name]) for level in self.levels if level.values.get(name) is not None]
+
     async def spend(self, name: str, cost: int = 1) -> Window | None:
         """Raises RateLimited, InsufficientQuota."""
         return await asyncio.to_thread(limiter().spend, self.levels, name, cost)

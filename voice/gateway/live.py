@@ -250,6 +250,9 @@ class Live:
     def error(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         self.perform(self.session.refuse(ProtocolError(code, message, param=param), event_id, clock.now()))
 
+    def limited(self, message: str, event_id: str | None) -> None:
+        self.perform(self.session.refuse(ProtocolError("rate_limit_exceeded", message, type="rate_limit_error"), event_id, clock.now()))
+
     def end(self, code: str, message: str) -> None:
         """From elsewhere: the client is told (aloud, where there are words for it), then the socket is closed."""
         if self.over:
