@@ -34,7 +34,7 @@ def main() -> None:
     ground, good = Ground(options.go_on), True
     with bound_public():
         try:
-            ground.start(gateways=3, workers=3)
+            ground.start(gateways=3 if {"gateway", "drain"} & set(names) else 2, workers=3 if {"worker-kill", "worker-freeze"} & set(names) else 2)
             for name in names:
                 run, full, quick = PARTS[name]
                 print(f"== {name}", flush=True)

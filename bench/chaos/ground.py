@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ class Ground:
         self.go_on, self.restarted = go_on, 0
 
     def start(self, gateways: int = 2, workers: int = 2) -> None:
+        from apps.agents.services import agent_create
+        from apps.common.actors import SYSTEM
         from apps.tenants.bootstrap import prepare
+        from apps.tenants.context import bound
         from tests.infrastructure import STAGES, Stack
 
         for server in (conftest._postgres, conftest._redis):
@@ -40,6 +44,7 @@ class Ground:
                 server.start()
         prepare()
         self.stack = Stack(conftest.WORK)
+        self._start_slow_model()
         self.stack.start()
         self.gateways: dict[str, str] = {"gateway": self.stack.realtime}
         for _ in range(gateways - 1):
@@ -49,6 +54,17 @@ class Ground:
                 self.stack.start_worker(stage)
             self.stack.wait_workers(stage, workers)
         self.tenant, self.key = self.stack.new_tenant("chaos")
+        with bound(self.tenant):
+            self.slow_agent = agent_create(name="Slow", actor=SYSTEM, instructions="", llm_engine="openai", llm_model="slow").id
+
+    def _start_slow_model(self) -> None:
+        """A language model that takes a second or two, so that its worker can be struck while it has the job: a stand-in, spoken to by URL."""
+        from apps.common.launch import processes
+        from apps.common.launch.servers import free_port
+
+        self.model_port = free_port()
+        os.environ |= {"LLM_OPENAI_BASE_URL": f"http://127.0.0.1:{self.model_port}/v1", "LLM_OPENAI_API_KEY": "right"}
+        self.stack.run(processes.Child("slow-model", (sys.executable, "-m", "tests.integration.openai_server", str(self.model_port), "300", "30")))
 
     def stop(self) -> None:
         self.stack.stop()
@@ -92,8 +108,8 @@ class Ground:
         self.stack.processes.pop(name).wait(30)
         del self.gateways[name]
 
-    def client(self, url: str) -> Client:
-        return Client(url, self.key)
+    def client(self, url: str, query: str = "") -> Client:
+        return Client(url, self.key, query)
 
     async def written(self, session_id: str) -> dict[str, Any]:
         """What PostgreSQL has of a session."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from bench.chaos.ground import VOICE, Ground, former, p, report
 DEADLINE_S = 30.0
 FROZEN_S = 20.0
 STAGES = ("stt", "llm", "tts")
-WAITS_S = {"stt": (0.0, 0.05), "llm": (0.0, 0.05), "tts": (0.0, 1.5)}
+WAITS_S = {"stt": (0.0, 0.05), "llm": (0.1, 1.2), "tts": (0.0, 1.5)}
 TEXT = {"output_modalities": ["text"]}
 Workers = dict[subprocess.Popen, float]  # process -> its CPU seconds at the beginning of a turn
 
@@ -29,8 +30,12 @@ def alive(ground: Ground, stage: str) -> Workers:
 
 
 def holder(ground: Ground, stage: str, before: Workers) -> subprocess.Popen:
-    """The process that worked most since then: it has the job."""
+    """The process that has the job: the one that talks with the language model's server, else the one that worked most since then."""
     now = alive(ground, stage)
+    if stage == "llm":
+        for proc in now:
+            if any(c.raddr and c.raddr.port == ground.model_port for c in psutil.Process(proc.pid).net_connections("tcp")):
+                return proc
     return max(now, key=lambda proc: now[proc] - before.get(proc, now[proc]))
 
 
@@ -39,7 +44,7 @@ async def turn(ground: Ground, stage: str, after_s: float, strike: Callable[[sub
 
     (how it ended, seconds, what is wrong).
     """
-    async with ground.client(ground.stack.realtime) as client:
+    async with ground.client(ground.stack.realtime, f"assistant={ground.slow_agent}" if stage == "llm" else "") as client:
         began, before = time.monotonic(), alive(ground, stage)
         if stage == "stt":
             await client.send("session.update", session=TEXT)
@@ -61,9 +66,13 @@ async def turn(ground: Ground, stage: str, after_s: float, strike: Callable[[sub
             wrong.append(f"words twice: {text!r}")
         while (left := later - time.monotonic()) > 0:
             try:
-                wrong.append(f"after the end: {(await asyncio.wait_for(client.socket.recv(), left))[:200]}")
-            except TimeoutError:
+                event = await client.next(left)
+            except AssertionError as error:
+                if not str(error).startswith("nothing for"):
+                    raise
                 break
+            if event["type"] != "rate_limits.updated":
+                wrong.append(f"after the end: {json.dumps(event)[:200]}")
         client.order.finished()
     return done["status"], seconds, wrong + await missing(ground, client)
 
