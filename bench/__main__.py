@@ -1,4 +1,4 @@
-"""Six measurements in one run, each beside what it is compared with; prints one table and writes var/reports/bench.json."""
+"""Seven measurements in one run, each beside what it is compared with; prints one table and writes var/reports/bench.json."""
 
 from __future__ import annotations
 
@@ -346,12 +346,20 @@ class Bench:
         self.row(f"making {len(made)} workspaces, each p50 / p95", f"{p(times, 50):.2f} / {p(times, 95):.2f} s", "", "", "p95 <= 2 s")
         self.row(f"connecting with {len(made)} workspaces", f"{many:.1f} ms", f"{few:.1f} ms (with 5)", f"{many / few:.2f}x", "<= 1.1x")
 
+    # 7 admission
+
+    def admission(self) -> None:
+        from bench.admission import measure
+        from tests.fuzzing import workspace
+
+        self.rows += measure(self.stack, workspace(self.stack), self.quick)
+
     def run(self) -> int:
         say("starting the product …")
         self.start()
         try:
             for name, step in (("voice to voice", self.voice_to_voice), (BESIDE_8B, self.beside_8b), ("turn end", self.turn_end), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
-                               ("cancel", self.cancel), ("sessions", self.sessions), ("tenants", self.tenants)):  # fmt: skip
+                               ("cancel", self.cancel), ("sessions", self.sessions), ("tenants", self.tenants), ("admission", self.admission)):  # fmt: skip
                 if self.only not in name:
                     continue
                 say(f"{name} …")

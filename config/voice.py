@@ -39,6 +39,7 @@ TTS_DEADLINE_MS = envint("TTS_DEADLINE_MS", 10000)  # for one sentence
 MAX_SESSION_SECONDS = envint("MAX_SESSION_SECONDS", 3600)
 RESUME_SECONDS = envint("RESUME_SECONDS", 120)  # a lost connection may come back this long; a workspace's own: limit `resume_seconds`, 10-3600
 GATEWAY_MAX_SESSIONS = envint("GATEWAY_MAX_SESSIONS", 100)  # per process; more get 503
+ADMISSION_LATE_MS = envint("ADMISSION_LATE_MS", 40)  # an event loop later than this (90th percentile) takes no new sessions; 0 = whatever it is
 MAX_FRAME_BYTES = envint("MAX_FRAME_BYTES", 21 * 1024 * 1024)  # one WebSocket message; larger closes 1009
 OUTPUT_BUFFER_BYTES = envint("OUTPUT_BUFFER_BYTES", 4 * 1024 * 1024)  # unsent for a client that does not read, then it is cut
 OUTPUT_STALL_SECONDS = envint("OUTPUT_STALL_SECONDS", 20)  # one frame may take this long to be taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.unit.driver import Driver
 from voice.core import effects as fx
 from voice.core.jobs import ChunkKind, Stage
-from voice.gateway.admission import BUSY, FULL, LATE_MS, SAMPLES, Load
+from voice.gateway.admission import BUSY, LATE_MS, RETURNING, SAMPLES, Load
 
 OTHERS = {"llm": ["openai", "backup"], "tts": ["kokoro", "small"], "stt": ["faster_whisper", "small"]}
 
@@ -73,5 +73,8 @@ def test_sessions_are_refused_by_measured_load():
             measured.see(late_ms, i * 0.1, i * 0.1 * share)
         return measured
 
-    assert load(FULL + 0.02, 0).full and load(BUSY + 0.1, LATE_MS + 10).full
-    assert not load(0.5, 0).full and not load(BUSY - 0.1, LATE_MS + 100).full and not Load().full
+    assert load(0.9, LATE_MS + 10).full() and not load(0.9, LATE_MS + 10).full(returning=True)
+    assert load(0.9, LATE_MS * RETURNING + 10).full(returning=True)
+    assert not load(1.0, 5).full(), "a storm that nobody notices is no reason"
+    assert not load(BUSY - 0.1, LATE_MS + 100).full(), "the machine is late, not this process"
+    assert not Load().full()

@@ -1,7 +1,8 @@
-"""How many sessions this process takes: by what it measures of itself, under a fixed ceiling; none while it drains.
+"""How many sessions this process takes: as many as it can give their quality, under a fixed ceiling; none while it drains.
 
-Measured are the share of a core this process uses and how late its event loop is. Both rise together when it has too much to do; new sessions are refused
-before those it holds would notice.
+What callers notice is how late the event loop is (every frame waits that long), so that decides; `python -m bench --only admission` measures both together, and
+the numbers below are from its curve. A burst of connections is no overload: they wait their turn, HANDSHAKES at a time, so that those who talk notice
+nothing. Sessions that come back (their gateway died, and all its callers are here at once) are taken for longer than new ones.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from django.conf import settings
 
@@ -18,8 +21,10 @@ from voice.gateway import metrics
 RETRY_AFTER_S = 2
 SAMPLE_S = 0.1
 SAMPLES = 30  # 3 s
-FULL = 0.92  # of a core
-BUSY, LATE_MS = 0.6, 60.0  # this much of a core and this late, 90th percentile
+LATE_MS = settings.VOICE.ADMISSION_LATE_MS  # 90th percentile of 3 s; 0: whatever it is
+RETURNING = 3  # times as late is not too late for a session that comes back
+BUSY = 0.5  # of a core: lateness with less to do than that is the machine's, and refusing would not help
+HANDSHAKES, TURN_S = 6, 10.0  # at a time; a handshake waits this long at most
 
 
 class Load:
@@ -61,26 +66,39 @@ class Load:
         (wall, cpu), (wall2, cpu2) = self._marks[0], self._marks[-1]
         return (cpu2 - cpu) / max(0.001, wall2 - wall)
 
-    @property
-    def full(self) -> bool:
-        return self.share > FULL or self.share > BUSY and self.late_ms > LATE_MS
+    def full(self, returning: bool = False) -> bool:
+        return bool(LATE_MS) and self.share > BUSY and self.late_ms > LATE_MS * (RETURNING if returning else 1)
 
 
 class Admission:
     def __init__(self, limit: int):
         self.limit, self.live, self.draining = limit, 0, False
         self.load = Load()
+        self._turns = asyncio.Semaphore(HANDSHAKES)
 
-    def enter(self) -> None:
-        """Count one more connection. Raises Overloaded."""
+    def enter(self, returning: bool = False) -> None:
+        """Count one more connection; `returning`: of a session that was here before. Raises Overloaded."""
         self.load.start()
         if self.draining:
             raise Overloaded("This gateway is shutting down; connect again.", retry_after_s=RETRY_AFTER_S)
         if self.live >= self.limit:
             raise Overloaded(f"This gateway holds {self.limit} sessions already; try again in a moment.", retry_after_s=RETRY_AFTER_S)
-        if self.live and self.load.full:
+        if self.live and self.load.full(returning):
             raise Overloaded("This gateway has as much to do as it can; try again in a moment.", retry_after_s=RETRY_AFTER_S)
         self.live += 1
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """While a connection is let in. Raises Overloaded when it had to wait for too long."""
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Overloaded("Too many connect at once; try again in a moment.", retry_after_s=RETRY_AFTER_S) from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def leave(self) -> None:
         self.live -= 1

@@ -78,7 +78,7 @@ class RealtimeConsumer:
         await receive()  # websocket.connect
         handshake = auth.Handshake.of(scope)
         try:
-            admission.enter()
+            admission.enter(returning=resume.wanted(handshake) is not None)
         except VivavoceError as error:
             return await self.refuse(error)
         try:
@@ -89,25 +89,27 @@ class RealtimeConsumer:
     async def session_of(self, handshake: auth.Handshake) -> None:
         wanted = resume.wanted(handshake)
         try:
-            principal, agent, levels, capped = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS, resuming=bool(wanted)), 8)
-            dispatch, recorder = await asyncio.wait_for(shared(), 8), shared_recorder()
-            resume.sweep.start(dispatch, recorder)
-            if wanted:
-                place = Place(wanted, principal, levels, _nobody, capped)
-                live = await asyncio.wait_for(resume.find(wanted, principal, handshake, place, dispatch, recorder), 8)
-            else:
-                place = Place(new_id("sess"), principal, levels, _nobody, capped)
-                await asyncio.wait_for(patrol.enter(place), 8)
-                live = self.begin(principal, agent, handshake, place, dispatch, recorder)
+            async with admission.turn():
+                self.live = await self.let_in(handshake, wanted)
         except VivavoceError as error:
             return await self.refuse(error)
         except Exception:  # the edge: database or Redis away at connect
             log.exception("connect failed")
             return await self.refuse(_unavailable())
-        self.live = live
-        structlog.contextvars.bind_contextvars(tenant=principal.tenant.tenant_id, session=live.id)
+        structlog.contextvars.bind_contextvars(tenant=self.live.place.owner[0], session=self.live.id)
         await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
         await self.serve(handshake if wanted else None)
+
+    async def let_in(self, handshake: auth.Handshake, wanted: str | None) -> Live:
+        """The session, new or taken up again. Raises the errors of apps.common.errors."""
+        principal, agent, levels, capped = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS, resuming=bool(wanted)), 8)
+        dispatch, recorder = await asyncio.wait_for(shared(), 8), shared_recorder()
+        resume.sweep.start(dispatch, recorder)
+        place = Place(wanted or new_id("sess"), principal, levels, _nobody, capped)
+        if wanted:
+            return await asyncio.wait_for(resume.find(wanted, principal, handshake, place, dispatch, recorder), 8)
+        await asyncio.wait_for(patrol.enter(place), 8)
+        return self.begin(principal, agent, handshake, place, dispatch, recorder)
 
     def begin(self, principal, agent, handshake: auth.Handshake, place: Place, dispatch, recorder) -> Live:
         kind = "transcription" if handshake.query.get("intent") == "transcription" or principal.session.get("type") == "transcription" else "realtime"
