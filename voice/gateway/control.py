@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from channels.layers import get_channel_layer
 
+from voice.gateway.recorder import ERRORS
+
 if TYPE_CHECKING:
     from voice.gateway.live import Live
 
@@ -34,6 +36,6 @@ async def listen(live: Live) -> None:
             finally:
                 for group in groups:
                     await layer.group_discard(group, channel)
-        except OSError as error:
-            log.warning("control messages: redis is away (%s)", error)
+        except ERRORS as error:
+            log.warning("control messages: redis is away (%s)", type(error).__name__)
             await asyncio.sleep(1)

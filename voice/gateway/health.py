@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from voice.core.jobs import Chunk, ChunkKind, Job
 from voice.gateway import clock
 from voice.gateway.breakers import Engine, Open, breakers
+from voice.gateway.limits import PATROL_S, patrol
 
 if TYPE_CHECKING:
     from voice.gateway.live import Live
@@ -31,7 +32,9 @@ class Health:
 
     def judge(self, chunk: Chunk) -> None:
         """What the breaker of its engine learns of a chunk."""
-        if chunk.kind not in JUDGED or (lease := self._session.context.leases.get(chunk.job)) is None or lease.job.attempt != chunk.attempt:
+        if chunk.kind not in JUDGED and not (chunk.final and chunk.kind is ChunkKind.AUDIO):  # a sentence: the job itself ends when nobody listens any more
+            return
+        if (lease := self._session.context.leases.get(chunk.job)) is None or lease.job.attempt != chunk.attempt:
             return
         if chunk.kind is not ChunkKind.FAILED:
             breakers().worked(_engine_of(lease.job))
@@ -46,6 +49,8 @@ class Health:
             self.engine_changed(engine, state)
         if self._live.recorder.away_since:
             self.store_changed(True)
+        if patrol.away_since:
+            self.ledger_changed(True)
         if self._live.ear.by_loudness:
             self.ear_failed()
 
@@ -63,6 +68,13 @@ class Health:
     def store_changed(self, away: bool) -> None:
         """Redis went or came."""
         self._degraded("state", retry_after_ms=500) if away else self._recovered("state")
+
+    def ledger_changed(self, away: bool) -> None:
+        """PostgreSQL went or came: until then what is used is kept in the session's journal, in Redis, and a spend cap holds nothing ahead."""
+        if away:
+            self._degraded("billing", None if self._live.recorder.away_since else "journal", since=patrol.away_since, retry_after_ms=round(PATROL_S * 1000))
+        else:
+            self._recovered("billing")
 
     def ear_failed(self) -> None:
         self._degraded("vad", "loudness")

@@ -17,9 +17,11 @@ from apps.apikeys.services import Principal
 from apps.common.errors import RateLimited
 from apps.tenants.context import in_public
 from apps.usage.limits import Level, Standing, Window, limiter, standings
+from voice.gateway import clock
 
 log = logging.getLogger("voice.limits")
 PATROL_S = 3.0
+LOOK_S = 5.0
 WORDS = {"account_deactivated": "This workspace is not active.", "invalid_api_key": "The API key is no longer valid."}
 
 
@@ -70,7 +72,11 @@ def window_of(levels: tuple[Level, ...], default: int) -> int:
 
 
 class Patrol:
+    """`away_since`: PostgreSQL does not answer since then (unix seconds); 0: it does."""
+
     def __init__(self) -> None:
+        self.away_since = 0.0
+        self.listeners: list[Callable[[bool], None]] = []  # told when it goes and comes
         self._places: set[Place] = set()
         self._task: asyncio.Task | None = None
 
@@ -89,9 +95,16 @@ class Patrol:
         while self._places:
             await asyncio.sleep(PATROL_S)
             try:
-                await self._look()
-            except (DatabaseError, OSError) as error:
+                await asyncio.wait_for(self._look(), LOOK_S)
+                self._tell(0.0)
+            except (DatabaseError, OSError) as error:  # the latter: it takes too long
                 log.warning("patrol: %s; limits stay as they were", type(error).__name__)
+                self._tell(self.away_since or clock.now())
+
+    def _tell(self, away_since: float) -> None:
+        changed, self.away_since = bool(away_since) != bool(self.away_since), away_since
+        for listener in self.listeners if changed else ():
+            listener(bool(away_since))
 
     async def _look(self) -> None:
         places = list(self._places)

@@ -132,7 +132,7 @@ async def _tell_former_holder(session_id: str, token: str) -> None:
     """It may be alive: then it closes its connection now and not at its next write."""
     try:
         await get_channel_layer().group_send(f"session.{session_id}", {"type": "session.moved", "token": token})
-    except OSError as error:
+    except ERRORS as error:
         log.warning("session %s: its former holder was not told (%s)", session_id, type(error).__name__)
 
 
@@ -152,6 +152,7 @@ class Sweep:
         if self._task is None:
             breakers().listeners.append(lambda engine, state: _tell_all("engine_changed", engine, state))
             recorder.listeners.append(lambda away: _tell_all("store_changed", away))
+            patrol.listeners.append(lambda away: _tell_all("ledger_changed", away))
             self._task = asyncio.create_task(self._walk(dispatch, recorder), name="sweep")
 
     async def _walk(self, dispatch: Dispatch, recorder: Recorder) -> None:
