@@ -199,8 +199,8 @@ $("agent").onchange();
 
 // Say it before the first click where the browser has refused already.
 navigator.permissions?.query({ name: "microphone" }).then((permission) => {
-  const look = () => explain(permission.state === "denied" ? "denied" : "");
-  look();
-  permission.onchange = look;
+  if (permission.state === "denied") explain("denied");  // else what a click has explained meanwhile stays
+  permission.onchange = () => explain(permission.state === "denied" ? "denied" : "");
 }, () => {});
 if (!navigator.mediaDevices?.getUserMedia) explain("insecure");
+busy(false);

@@ -172,6 +172,7 @@ def examine(page, name: str, found: dict[str, list[str]], again: bool) -> None:
                 found.setdefault("the page is wider than the screen", []).append(where)
 
 
+@pytest.mark.timeout(600)  # four looks at fifty pages
 @pytest.mark.parametrize("who", ["stranger", "owner", "with_mfa", "without_password", "operator"])
 def test_axe_finds_nothing(browser, portal, house, who):
     context = browser.new_context(reduced_motion="reduce")

@@ -89,7 +89,7 @@ async def test_a_session_is_registered_within_100_ms(dial, owner):
                 assert time.monotonic() - began < 10
                 await asyncio.sleep(0.005)
             late.append((time.monotonic() - began) * 1000)
-        assert await client.ttl(f"{{{session_id}}}:state") == -2 or await client.ttl(f"{{{session_id}}}:state") > 0
+        assert await client.ttl(f"{{{session_id}}}:state") not in (-1, 0)  # gone (-2), or with an end
     await client.aclose()
     assert min(late) <= 100, late
 
