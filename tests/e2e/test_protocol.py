@@ -52,6 +52,23 @@ async def test_a_telephone_call(dial, law):
         assert heard["transcript"] == "tell me a story"
 
 
+async def test_how_sure_the_recogniser_was_of_each_word(dial):
+    async with dial() as client:
+        update = {"include": ["item.input_audio_transcription.logprobs"], "audio": {"input": {"transcription": {"model": "whisper-1"}}}}
+        await client.send("session.update", session=update)
+        assert (await client.wait("session.updated"))["session"]["include"] == update["include"]
+        for at in range(0, len(pcm := read_wav(STORY) + bytes(48000)), 4800):
+            await client.append(pcm[at : at + 4800])
+        heard = await client.wait("conversation.item.input_audio_transcription.completed")
+        assert heard["transcript"] == "".join(one["token"] for one in heard["logprobs"]) == "tell me a story"
+        assert all(-5 < one["logprob"] <= 0 and bytes(one["bytes"]).decode() == one["token"] for one in heard["logprobs"])
+        await client.answer()
+        await client.send("session.update", session={"include": []})
+        await client.wait("session.updated")
+        await client.append(pcm)
+        assert "logprobs" not in await client.wait("conversation.item.input_audio_transcription.completed")
+
+
 async def test_a_stored_agent_by_prompt_and_by_model(stack, caller, dial):
     def make():
         return agent_create(name="Bound", actor=SYSTEM, instructions="Call yourself {{name}}.", voice="ash").id

@@ -6,6 +6,8 @@ final transcript if the utterance turns out to end there.
 
 from __future__ import annotations
 
+from typing import Any
+
 from voice.core.context import Context
 from voice.core.input_audio import BYTES_PER_MS, InputAudio
 from voice.core.jobs import Chunk, Feed, Stage
@@ -26,6 +28,7 @@ class Hearing:
         self.pause_feed: int | None = None
         self.every_ms = every_ms
         self.text, self.confidence, self.heard_feed, self.decoded_ms = "", 1.0, -1, 0
+        self.logprobs: list[list[Any]] = []  # [token, value], where they are wanted
         self.ended: float | None = None  # the chance that the user has finished, where the worker told one
         self.heard_at = self.paused_at = 0.0
         self.lease: Lease | None = None
@@ -79,7 +82,7 @@ class Hearing:
         if chunk.index <= self.heard_feed and chunk.text.strip() == self.text:
             return False
         self.text, self.confidence = chunk.text.strip(), float(chunk.meta.get("confidence", 1.0))
-        self.ended = chunk.meta.get("ended")
+        self.ended, self.logprobs = chunk.meta.get("ended"), chunk.meta.get("logprobs", [])
         self.heard_feed, self.heard_at = chunk.index, self.context.now
         self.decoded_ms = int(chunk.meta.get("decoded_ms", 0))
         return True

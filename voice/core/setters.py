@@ -23,7 +23,8 @@ FORMATS = {"audio/pcm": PCM, "audio/pcmu": {"type": "audio/pcmu"}, "audio/pcma":
 BETA_FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 MAX_TOKENS = 4096
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-INCLUDES = ("item.input_audio_transcription.logprobs",)
+LOGPROBS = "item.input_audio_transcription.logprobs"
+INCLUDES = (LOGPROBS,)
 
 
 def apply_patch(values: dict[str, Any], patch: dict[str, Any], config: SessionConfig, at: str = "session") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voice.core.errors import ProtocolError
-from voice.core.setters import BETA_FORMATS, OPENAI_VOICES, PCM, SEMANTIC_VAD, SERVER_VAD, apply_patch, check_known
+from voice.core.setters import BETA_FORMATS, LOGPROBS, OPENAI_VOICES, PCM, SEMANTIC_VAD, SERVER_VAD, apply_patch, check_known
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
@@ -108,12 +108,18 @@ class Settings:
     def input_format(self) -> str:
         return self.values["audio"]["input"]["format"]["type"]
 
-    def stt_hints(self) -> dict[str, str]:
-        """{language, prompt} for speech recognition; what a client calls keywords is part of the prompt."""
+    @property
+    def logprobs(self) -> bool:
+        """Are those of transcripts wanted?"""
+        return LOGPROBS in (self.values["include"] or ())
+
+    def stt_hints(self) -> dict[str, Any]:
+        """{language, prompt} for speech recognition, and logprobs where they are wanted; what a client calls keywords is part of the prompt."""
         wanted = self.transcription or {}
         spoken = wanted.get("languages") or []
         language = wanted.get("language") or (spoken[0] if len(spoken) == 1 else "") or self.config.language
-        return {"language": language, "prompt": " ".join([wanted.get("prompt", ""), ", ".join(wanted.get("keywords", ()))]).strip()}
+        prompt = " ".join([wanted.get("prompt", ""), ", ".join(wanted.get("keywords", ()))]).strip()
+        return {"language": language, "prompt": prompt, **({"logprobs": True} if self.logprobs else {})}
 
     def engine(self, stage: str) -> tuple[str, str]:
         """(engine, model) of a stage: of the pipeline the session's model names, else of its stored prompt, else its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,7 +245,7 @@ class Turns:
         if hearing.complete:
             utterance.clock.mark("stt", hearing.heard_at)
             hearing.finish()
-            self._finished(utterance, hearing.text, hearing.confidence)
+            self._finished(utterance, hearing.text, hearing.confidence, hearing.logprobs)
         else:
             utterance.enough = NEVER_MS if hearing.pause_feed is None else hearing.pause_feed
             utterance.lease = hearing.hand_over(b"" if hearing.pause_feed is not None else utterance.audio[hearing.fed_bytes :])
@@ -277,7 +277,7 @@ class Turns:
         elif chunk.kind is ChunkKind.TRANSCRIPT and (chunk.final or chunk.index >= utterance.enough):
             utterance.clock.mark("stt", self.context.now)
             self.context.end_lease(lease)
-            self._finished(utterance, chunk.text.strip(), float(chunk.meta.get("confidence", 1.0)))
+            self._finished(utterance, chunk.text.strip(), float(chunk.meta.get("confidence", 1.0)), chunk.meta.get("logprobs", []))
         elif chunk.kind is ChunkKind.FAILED:
             self.lease_failed(lease, chunk.name or "stt_unavailable", chunk.text, retry=bool(chunk.meta.get("retryable")))
         elif chunk.kind is ChunkKind.DONE:
@@ -287,11 +287,13 @@ class Turns:
         if text and self._shows_text:
             self.context.send("conversation.item.input_audio_transcription.delta", item_id=item_id, content_index=0, delta=text)
 
-    def _complete(self, item_id: str, text: str, audio_ms: int) -> None:
+    def _complete(self, item_id: str, text: str, audio_ms: int, logprobs: Sequence[Sequence[Any]] = ()) -> None:
+        told = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in logprobs]
         self.context.send("conversation.item.input_audio_transcription.completed", item_id=item_id, content_index=0,
-                          transcript=text, usage={"type": "duration", "seconds": round(audio_ms / 1000, 3)})  # fmt: skip
+                          transcript=text, usage={"type": "duration", "seconds": round(audio_ms / 1000, 3)},
+                          **({"logprobs": told} if self.context.settings.logprobs else {}))  # fmt: skip
 
-    def _finished(self, utterance: Utterance, text: str, confidence: float) -> None:
+    def _finished(self, utterance: Utterance, text: str, confidence: float, logprobs: Sequence[Sequence[Any]]) -> None:
         entry = utterance.entry
         item_id = entry.item["id"]
         utterance.confidence = confidence
@@ -302,7 +304,7 @@ class Turns:
         if self._shows_text:
             if utterance.shown.shown:
                 self._show(item_id, utterance.shown.finish(text))
-            self._complete(item_id, text, entry.audio_ms)
+            self._complete(item_id, text, entry.audio_ms, logprobs)
         if self.context.conversation.get(item_id) is entry:
             self.context.save(entry)
         self.listeners.transcript(utterance, text)

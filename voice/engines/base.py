@@ -37,6 +37,7 @@ class Transcript:
     words: tuple[tuple[str, int, int], ...] = ()  # (word, start_ms, end_ms); empty where not known
     ended: float | None = None  # 0..1: the chance that the user has finished, where it was asked for
     confidence: float = 1.0  # 0..1: how sure the model is of these words (Whisper: e ** mean log-probability of a token)
+    logprobs: tuple[tuple[str, float], ...] = ()  # (token, natural log of its probability), whose tokens join to the text; where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class STTEngine(Engine):
     window_s: float = 30.0  # audio one inference looks at; longer speech is cut at the speaker's own pauses before it gets there
 
     @abstractmethod
-    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "", task: str = "transcribe") -> Iterator[Transcript]:
+    def transcribe(self, pcm: bytes, *, language: str = "en", prompt: str = "", task: str = "transcribe", logprobs: bool = False) -> Iterator[Transcript]:
         """PCM16 mono 16 kHz in; zero or more interim transcripts, then exactly one final (text "" for silence).
 
         `task`: transcribe, or translate (into English; EngineError unsupported_parameter where the model cannot)."""

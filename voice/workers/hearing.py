@@ -21,14 +21,14 @@ SHARE = 0.25  # of a session's time that hearings in between may take: on a busy
 
 
 class Hearing:
-    """`params`: {language, prompt, rate_hz, interim_ms} of the job."""
+    """`params`: {language, prompt, rate_hz, interim_ms, logprobs} of the job."""
 
     def __init__(self, engine: STTEngine, params: dict[str, Any]):
         self._engine, self._params = engine, params
         same = params["rate_hz"] == STT_HZ
         self._resampler = None if same else soxr.ResampleStream(params["rate_hz"], STT_HZ, 1, dtype="int16")
         self._audio = bytearray()  # PCM16 at 16 kHz, not settled
-        self._settled: list[str] = []
+        self._settled: list[Transcript] = []
         self._heard: Transcript | None = None  # of all audio there is
         self._heard_bytes, self._heard_at, self._took_s = 0, time.monotonic(), 0.0
         self.audio_ms = self.decoded_ms = 0
@@ -56,7 +56,7 @@ class Hearing:
         if settle and self._params.get("turn_end") and found.ended is None:
             found = self._heard = replace(found, ended=turn_end.chance(np.frombuffer(self._audio, "<i2"), found.text, found.confidence, self._engine.endings))
         if settle and len(self._audio) > self._engine.window_s * SETTLE * STT_HZ * 2:
-            self._settled = [found.text]
+            self._settled = [found]
             self._audio.clear()
             self._heard_bytes = 0
         return found
@@ -65,10 +65,15 @@ class Hearing:
         began = time.monotonic()
         found = None
         for found in self._engine.transcribe(bytes(self._audio), language=self._params.get("language", "en"), prompt=self._params.get("prompt", ""),
-                                             task=self._params.get("task", "transcribe")):  # fmt: skip
+                                             task=self._params.get("task", "transcribe"), logprobs=self._params.get("logprobs", False)):  # fmt: skip
             pass
         self.decoded_ms += len(self._audio) * 1000 // 2 // STT_HZ
         self._heard_bytes, self._heard_at = len(self._audio), time.monotonic()
         self._took_s = self._heard_at - began
-        text = " ".join(t for t in (*self._settled, found.text) if t)
-        return replace(found, text=text)
+        if not self._settled or not self._settled[0].text:
+            return found
+        before = self._settled[0]
+        if not found.text:
+            return replace(found, text=before.text, logprobs=before.logprobs)
+        more = tuple((f" {token}" if i == 0 else token, value) for i, (token, value) in enumerate(found.logprobs))
+        return replace(found, text=f"{before.text} {found.text}", logprobs=(*before.logprobs, *more))

@@ -33,6 +33,8 @@ def transcribe(lease: Lease) -> Iterator[Chunk]:
 
 def _transcript(found: Transcript, index: int, final: bool, decoded_ms: int) -> Chunk:
     meta = {"language": found.language, "no_speech": round(found.no_speech, 3), "confidence": round(found.confidence, 3), "decoded_ms": decoded_ms}
+    if found.logprobs:
+        meta["logprobs"] = [[token, round(value, 5)] for token, value in found.logprobs]
     if found.ended is not None:
         meta["ended"] = round(found.ended, 3)
     return piece(ChunkKind.TRANSCRIPT, text=found.text, index=index, final=final, meta=meta)
