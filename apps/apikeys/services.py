@@ -50,6 +50,7 @@ class Principal:
     origins: tuple[str, ...] = ()
     session: dict[str, Any] = field(default_factory=dict)  # the session a client secret configures
     ephemeral: bool = False
+    user_id: str = ""  # of a member who connected as such
 
     def actor(self) -> Actor:
         granted = frozenset().union(*(SCOPES[s] for s in self.scopes if s in SCOPES)) if self.scopes else frozenset()

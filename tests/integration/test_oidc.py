@@ -28,8 +28,10 @@ from apps.onboarding.services import workspace_create
 from apps.teams import oidc
 from apps.teams.models import Membership
 from apps.teams.permissions import PERMISSIONS
-from apps.tenants.context import bound_public
+from apps.tenants.context import bound_public, in_public
 from apps.tenants.models import Tenant
+from tests.e2e.client import Client as RealtimeClient
+from tests.e2e.client import Refused
 
 
 class Provider:
@@ -195,6 +197,30 @@ def test_a_bearer_token_of_the_provider_opens_the_api(issuer, signed):
 
     assert ask(signed(sub=sub)).json()["permissions"] == sorted(PERMISSIONS["viewer"])
     assert ask(signed(sub=sub, aud="other")).status_code == 401 and ask(signed(sub="nobody")).status_code == 401
+
+
+async def test_a_bearer_token_of_the_provider_opens_a_session(stack, issuer, signed):
+    """Of a member who may talk; the line may be lost and come back with a newer token of the same person, not with anybody else's."""
+    def person(role):
+        user, sub = User.objects.create_user(f"{role}-{time.time_ns()}@example.org"), f"{role}-{time.time_ns()}"
+        Identity.objects.create(user=user, issuer=issuer, sub=sub)
+        Membership.objects.create(user=user, tenant=Tenant.objects.get(slug="demo"), role=role)
+        return sub
+
+    developer, other, viewer = [await in_public(person, role) for role in ("developer", "admin", "viewer")]
+    async with await RealtimeClient.connect(stack.realtime, signed(sub=developer), "workspace=demo") as client:
+        await client.type("what is seven plus five")
+        assert (await client.answer())["status"] == "completed"
+        await client.vanish()
+        client.key = signed(sub=other)
+        with pytest.raises(Refused, match="session_not_found"):
+            await client.resume()
+        client.key = signed(sub=developer, exp=int(time.time()) + 50)
+        assert (await client.resume())["resumption"]["resumed"]
+    for token, query, code in ((signed(sub=viewer), "", "insufficient_scope"), (signed(sub=developer), "workspace=none", "not_found"),
+                               (signed(sub=developer, exp=int(time.time()) - 3600), "", "invalid_api_key"), ("a.b.c", "", "invalid_api_key")):  # fmt: skip
+        with pytest.raises(Refused, match=code):
+            await RealtimeClient.connect(stack.realtime, token, query)
 
 
 def test_who_is_switched_off_at_the_provider_is_out_within_a_minute(issuer, provider):

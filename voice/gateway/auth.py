@@ -1,17 +1,20 @@
-"""Who connects: the key from header, sub-protocol or query (in this order), its tenant and agent. One database hop."""
+"""Who connects: the key (or a member's JWT) from header, sub-protocol or query (in this order), its tenant and agent. One database hop."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs
 
 from apps.agents.selectors import MODEL_ALIASES, AgentConfig, agent_for_session
 from apps.apikeys.models import ApiKey
-from apps.apikeys.services import Principal, api_key_authenticate, check_origin
+from apps.apikeys.services import Principal, api_key_authenticate, check_origin, client_secret_mint
 from apps.common.actors import Origin, coming_from
 from apps.common.addresses import caller_address
-from apps.common.errors import InsufficientScope, NotFound
+from apps.common.errors import BadRequest, InsufficientScope, NotFound
+from apps.teams.oidc import bearer_user
+from apps.teams.permissions import PERMISSIONS
+from apps.teams.selectors import memberships_of
 from apps.tenants.context import Bound, bound, in_public, in_tenant
 from apps.tenants.models import Tenant
 from apps.usage.limits import Level, levels_of
@@ -20,6 +23,7 @@ from apps.usage.reservations import check_open
 KEY_PROTOCOL = "openai-insecure-api-key."
 BETA_PROTOCOL = "openai-beta.realtime-v1"
 SCOPE = "realtime:connect"
+MEMBER_S = 60  # the client secret of a member's connection; the session outlives it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ async def admit(handshake: Handshake, allowed_origins: list[str], *, resuming: b
 
 def _look_up(handshake: Handshake, allowed_origins: list[str], resuming: bool) -> Admitted:
     with coming_from(Origin(handshake.ip)):
-        principal = api_key_authenticate(secret=handshake.secret, even_expired=resuming)
+        principal = _who(handshake, resuming)
     if SCOPE not in principal.scopes:
         raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
     check_origin(principal, handshake.origin, allowed_origins)
@@ -84,6 +88,31 @@ def _look_up(handshake: Handshake, allowed_origins: list[str], resuming: bool) -
             return principal, None, levels, tenant.capped
         agent = agent_for_session(assistant=handshake.query.get("assistant") or prompt.get("id"), version=str(prompt.get("version") or ""))
         return principal, _by_model(handshake, agent), levels, tenant.capped
+
+
+def _who(handshake: Handshake, resuming: bool) -> Principal:
+    secret = handshake.secret
+    return _member(handshake) if secret and secret.count(".") == 2 else api_key_authenticate(secret=secret, even_expired=resuming)
+
+
+def _member(handshake: Handshake) -> Principal:
+    """Somebody signed in at an OpenID provider that is set up here: a client secret is made for the connection, as the playground has one.
+
+    Raises InvalidApiKey, BadRequest (several workspaces, none named), NotFound, InsufficientScope, AccountDeactivated.
+    """
+    user, slug = bearer_user(handshake.secret), handshake.query.get("workspace", "")
+    members = memberships_of(user)
+    found = next((m for m in members if m.tenant.slug == slug), None) if slug or len(members) != 1 else members[0]
+    if found is None and not slug:
+        raise BadRequest("Say which workspace: ?workspace=NAME.", param="workspace")
+    if found is None:
+        raise NotFound(f"There is no workspace {slug[:60]!r}.", param="workspace")
+    if "talk" not in PERMISSIONS[found.role]:
+        raise InsufficientScope("Your role in this workspace may not talk to its agents.")
+    tenant = found.tenant
+    owner = Principal(Bound(tenant.id, tenant.schema_name, tenant.slug), "", frozenset({SCOPE}))
+    _, secret = client_secret_mint(principal=owner, session={}, seconds=MEMBER_S, user_id=user.id)
+    return replace(api_key_authenticate(secret=secret), user_id=user.id)
 
 
 def _by_model(handshake: Handshake, agent: AgentConfig) -> AgentConfig:

@@ -48,7 +48,9 @@ def about_of(principal: Principal, handshake: Handshake, agent, window_s: int) -
 
 
 def secret_of(principal: Principal, handshake: Handshake) -> str:
-    """A short-lived secret may only take up sessions it opened itself: its hash; "" for a key."""
+    """Who has a short-lived secret may only take up sessions opened with it (its hash), a member those of their own (their id). "" for a key."""
+    if principal.user_id:
+        return principal.user_id
     return hashlib.sha256(handshake.secret.encode()).hexdigest() if principal.ephemeral else ""
 
 
