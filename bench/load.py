@@ -1,6 +1,7 @@
 """Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo]`.
 
-Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second).
+Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second),
+how many utterances were committed, and what was lost, doubled or out of order.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import sys
 import time
 
 import numpy as np
+import orjson
 from websockets.asyncio.client import connect
 
 from voice.gateway.talk import read_wav
+
+
+ORDER = ("speech_started", "speech_stopped", "committed")
 
 
 def call_audio() -> bytes:
@@ -25,7 +30,33 @@ def call_audio() -> bytes:
     return np.clip(samples + noise, -32768, 32767).astype("<i2").tobytes()
 
 
-async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offset: float, echo: bool, echoes: list[float], gates) -> None:
+class Witness:
+    """What one session was told: each utterance begins, ends and is committed once, in this order; no event comes twice."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.utterances = 0
+        self._seen: set[str] = set()
+        self._under_way: list[str] = []  # what has happened to the utterance
+
+    def see(self, text: str) -> None:
+        event = orjson.loads(text)
+        if event_id := event.get("event_id"):
+            if event_id in self._seen:
+                self.faults.append(f"twice: {text[:200]}")
+            self._seen.add(event_id)
+        kind = event.get("type", "").removeprefix("input_audio_buffer.")
+        if kind not in ORDER:
+            return
+        if self._under_way + [kind] != list(ORDER[: len(self._under_way) + 1]):
+            self.faults.append(f"{kind} after {self._under_way}")
+        self._under_way.append(kind)
+        if kind == ORDER[-1]:
+            self._under_way.clear()
+            self.utterances += 1
+
+
+async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offset: float, echo: bool, echoes: list[float], witness: Witness, gates) -> None:
     headers = {"Authorization": f"Bearer {os.environ.get('VOICE_API_KEY', '')}"}
     async with connect(url, additional_headers=headers, compression=None, max_size=2**24, open_timeout=30, ping_interval=None) as socket:
         await socket.send(json.dumps({"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"create_response": False}}}}}))
@@ -33,6 +64,7 @@ async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offse
 
         async def read() -> None:
             async for text in socket:
+                witness.see(text)
                 if asked and "none_such" in text:
                     echoes.append((time.monotonic() - asked.pop(0)) * 1000)
 
@@ -59,14 +91,15 @@ async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: boo
               for at in range(0, len(audio) - size, size)]  # fmt: skip
     echoes: list[float] = []
     gates = asyncio.Barrier(sessions + 1), asyncio.Barrier(sessions + 1)  # all connected; all done
-    calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions, echo, echoes, gates) for n in range(sessions)))
+    witnesses = [Witness() for _ in range(sessions)]
+    calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions, echo, echoes, witnesses[n], gates) for n in range(sessions)))
     await gates[0].wait()
     print("begin", flush=True)
     await asyncio.sleep(seconds)
     print("end", flush=True)
     await gates[1].wait()
     await calls
-    print(json.dumps({"echoes": [round(e, 2) for e in echoes]}))
+    print(json.dumps({"echoes": [round(e, 2) for e in echoes], "utterances": [w.utterances for w in witnesses], "faults": [f for w in witnesses for f in w.faults]}))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from bench.chaos.ground import ROOT, Ground, lost, p, report
 from tests.e2e.client import Client
 
 MB = 2**20
+EVERY_S = 4.7  # between the beginnings of two utterances of bench.load
 
 
 def rss(pid: int) -> float:
@@ -115,8 +116,8 @@ async def hundred_sessions(ground: Ground, sessions: int, seconds: float) -> tup
     return counts | missing, faults + [repr(r)[:300] for r in results if isinstance(r, BaseException)]
 
 
-def load(url: str, sessions: int, seconds: float, pid: int, beside=None) -> tuple[float, list[float], list[float]]:
-    """(CPU ms a session-second, echoes in ms, RSS in MB every 5 s) of 100 streaming sessions; see bench.load."""
+def load(url: str, sessions: int, seconds: float, pid: int) -> tuple[float, dict, list[float]]:
+    """(CPU ms a session-second, what bench.load says, RSS in MB every 5 s) of sessions that stream."""
     command = [sys.executable, "-m", "bench.load", url, str(sessions), str(seconds), "40", "echo"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "begin\n"
@@ -128,7 +129,7 @@ def load(url: str, sessions: int, seconds: float, pid: int, beside=None) -> tupl
         assert process.stdout.readline() == "end\n"
         ended = psutil.Process(pid).cpu_times()
         spent = ended.user + ended.system - started.user - started.system
-        return spent * 1000 / (sessions * seconds), json.loads(process.stdout.read())["echoes"], times
+        return spent * 1000 / (sessions * seconds), json.loads(process.stdout.read()), times
 
 
 def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
@@ -142,13 +143,16 @@ def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
     floor, _, _ = load(f"ws://127.0.0.1:{port}", sessions, max(10, seconds / 5), bare.pid)
     ground.stack.end("bare")
     gateway = ground.process("gateway").pid
-    cpu, echoes, memory = load(ground.stack.realtime, sessions, seconds, gateway)
+    cpu, told, memory = load(ground.stack.realtime, sessions, seconds, gateway)
+    echoes, utterances = told["echoes"], told["utterances"]
     flat = memory[len(memory) // 4 :] or memory
     counts, faults = asyncio.run(hundred_sessions(ground, sessions // 2, max(15, seconds / 5)))
+    faults += told["faults"] + [f"{n} utterances of about {seconds / EVERY_S:.0f}" for n in utterances if n < seconds / EVERY_S - 2]
     rows = [(f"{sessions} live sessions, {seconds:.0f} s: echo p50 / p99", f"{p(echoes, 50):.1f} / {p(echoes, 99):.1f} ms", "p99 <= 50 ms"),
             ("CPU a session-second against the bare server", f"{cpu:.2f} / {floor:.2f} ms, {cpu / floor:.2f}x", "<= 0.85x"),
-            ("RSS from the first quarter on", f"{flat[0]:.0f} -> {flat[-1]:.0f} MB", "flat"), ("lost, doubled, reordered", f"{len(faults)} faults in {counts}", "0")]  # fmt: skip
-    report("soak-hundred", rows, {"echoes_p99": p(echoes, 99), "cpu": cpu, "bare": floor, "rss": memory, "faults": faults, "counts": counts})
+            ("RSS from the first quarter on", f"{flat[0]:.0f} -> {flat[-1]:.0f} MB", "flat"),
+            ("lost, doubled, reordered", f"{len(faults)} faults in {sum(utterances)} utterances, then {counts}", "0")]  # fmt: skip
+    report("soak-hundred", rows, {"echoes_p99": p(echoes, 99), "cpu": cpu, "bare": floor, "rss": memory, "faults": faults, "counts": counts, "utterances": utterances})
     return p(echoes, 99) <= 50 and cpu / floor <= 0.85 and not faults
 
 
