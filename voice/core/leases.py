@@ -1,8 +1,9 @@
 """The session's side of a job: which attempt counts, what it has been fed, when it was last heard of.
 
 A worker holds a job as a lease. Silence for SILENT_LEASE_MS makes the session open the next attempt, at most
-MAX_ATTEMPTS in all; lower attempts are dropped from then on. A job nobody took is not lost but waits, or went down with
-a worker that had fetched it: the same attempt is handed out again (taken once, whoever comes first) until its wait is over.
+MAX_ATTEMPTS in all, each of which may be silent for twice as long as the one before (the machine may have too much to
+do); lower attempts are dropped from then on. A job nobody took is not lost but waits, or went down with a worker that
+had fetched it: the same attempt is handed out again (taken once, whoever comes first) until its wait is over.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Lease:
     def lost(self, now: float) -> bool:
         """Silent for too long, or never taken."""
         if self.state is LeaseState.HELD:
-            return now - self.heard_at > SILENT_LEASE_MS / 1000
+            return now - self.heard_at > SILENT_LEASE_MS / 1000 * 2 ** (self.job.attempt - 1)
         return now > self.wait_until
 
     def stuck(self, now: float) -> bool:
