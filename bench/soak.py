@@ -23,6 +23,7 @@ from bench.chaos.ground import ROOT, Ground, lost, p, report
 from tests.e2e.client import Client
 
 MB = 2**20
+LEAKS = ("tasks", "files", "keys", "places", "sessions")  # what `look` counts and use must not leave behind
 EVERY_S = 4.7  # between the beginnings of two utterances of bench.load
 
 
@@ -85,7 +86,7 @@ def connect_talk_close(ground: Ground, count: int, seconds: float) -> bool:
 
 def tell_cycles(before: dict, after: dict, count: int, warm: int, took: float, show: bool) -> bool:
     growth = (after["rss_mb"] / before["rss_mb"] - 1) * 100
-    grown = {n: after[n] - before[n] for n in ("tasks", "files", "keys", "places", "sessions")}
+    grown = {n: after[n] - before[n] for n in LEAKS}
     rows = [(f"{count} connect-talk-close cycles (after {warm}), {count / took:.1f} a second: RSS", f"{before['rss_mb']:.1f} -> {after['rss_mb']:.1f} MB, "
              f"{growth:+.1f} %", "<= +5 %"), ("leaked tasks, files, keys without expiry, places, sessions", ", ".join(f"{int(n)}" for n in grown.values()), "0")]  # fmt: skip
     new = sorted(set(after["names"]) - set(before["names"]))

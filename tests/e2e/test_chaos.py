@@ -1,13 +1,17 @@
-"""The short form of `make chaos`: Redis and PostgreSQL restarted under twenty live sessions. It brings servers of its own."""
+"""The short forms of `make chaos` and `make soak`: Redis and PostgreSQL restarted under twenty live sessions (on servers of their own), and sessions that leave nothing behind."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
+from tests.e2e.client import Client
 from tests.infrastructure import ROOT
 
 
@@ -17,3 +21,18 @@ def test_restarted_stores_cost_nothing():
     command = [sys.executable, "-m", "bench.chaos", "--only", "redis,postgres", "--times", "1"]
     done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.timeout(120)
+def test_sessions_leave_nothing_behind(stack, caller):
+    from bench.soak import LEAKS, cycles, look
+
+    running = SimpleNamespace(stack=stack, process=lambda name: stack.processes[name], client=lambda url: Client(url, caller[1]))
+    asyncio.run(cycles(running, 16))  # warm
+    time.sleep(6)
+    before = look(running)
+    asyncio.run(cycles(running, 48))
+    until = time.monotonic() + 15
+    while (grown := {n: after[n] - before[n] for after in [look(running)] for n in LEAKS if after[n] > before[n]}) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not grown
