@@ -19,7 +19,7 @@ from bench.chaos.ground import VOICE, Ground, former, p, report
 DEADLINE_S = 30.0
 FROZEN_S = 20.0
 STAGES = ("stt", "llm", "tts")
-WAITS_S = {"stt": (0.0, 0.05), "llm": (0.1, 1.2), "tts": (0.0, 1.5)}
+WAITS_S = {"stt": (0.3, 1.6), "llm": (0.1, 1.2), "tts": (0.0, 1.5)}
 TEXT = {"output_modalities": ["text"]}
 Workers = dict[subprocess.Popen, float]  # process -> its CPU seconds at the beginning of a turn
 
@@ -48,8 +48,8 @@ async def turn(ground: Ground, stage: str, after_s: float, strike: Callable[[sub
         began, before = time.monotonic(), alive(ground, stage)
         if stage == "stt":
             await client.send("session.update", session=TEXT)
-            await client.speak("samples/question.wav", tail_s=0.6, speed=4)
-            await client.wait("input_audio_buffer.committed")
+            speaking = asyncio.create_task(client.speak("samples/question.wav"))
+            await client.wait("input_audio_buffer.speech_started")
         else:
             await client.type("count to ten", **(VOICE if stage == "tts" else TEXT))
             await client.wait("response.created")
@@ -60,8 +60,10 @@ async def turn(ground: Ground, stage: str, after_s: float, strike: Callable[[sub
         except AssertionError as error:
             return "hung", time.monotonic() - began, [str(error)[:200]]
         seconds, wrong, text = time.monotonic() - began, [], client.text()
-        if done["status"] == "completed" and stage != "stt" and not text.rstrip().endswith("ten."):
+        if done["status"] == "completed" and not text.rstrip().endswith("twelve." if stage == "stt" else "ten."):
             wrong.append(f"said {text[-80:]!r}")
+        if stage == "stt":
+            await speaking
         if text.count("seven") > 1:
             wrong.append(f"words twice: {text!r}")
         while (left := later - time.monotonic()) > 0:
