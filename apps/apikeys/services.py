@@ -114,6 +114,23 @@ def api_key_issue(*, tenant: Tenant, name: str, actor: Actor, scopes: tuple[str,
     return key, secret
 
 
+def first_key_issue(*, tenant: Tenant, user_id: str) -> tuple[ApiKey, str]:
+    """The key a workspace begins with, in the transaction that reserves its name; it works once the schema is made.
+
+    The operators' log has its line at once, the workspace's own when there is one (`first_key_note`).
+    """
+    prefix, secret, digest = new_secret("vv")
+    key = ApiKey.objects.create(tenant=tenant, name="first key", prefix=prefix, digest=digest, scopes=sorted(DEFAULT_SCOPES), created_by=user_id)
+    audit_record(actor=Actor(user_id), action="api_key.issued", target=key.id, after={"name": key.name, "scopes": key.scopes, "tenant": tenant.id})
+    return key, secret
+
+
+def first_key_note(*, tenant: Tenant) -> None:
+    """In the bound workspace, by what makes it."""
+    for key in ApiKey.objects.filter(tenant=tenant):
+        audit_record(actor=Actor(key.created_by), action="api_key.issued", target=key.id, after={"name": key.name, "scopes": key.scopes})
+
+
 def api_key_rotate(*, key: ApiKey, actor: Actor, grace_s: int | None = None) -> tuple[ApiKey, str]:
     """Replace `key`; the new row and its secret. The old one works for the grace (default ROTATION_GRACE_SECONDS). Raises Conflict."""
     actor.require("keys.write", key.tenant_id)

@@ -16,7 +16,7 @@ from apps.accounts.models import User
 from apps.agents.models import Agent
 from apps.agents.services import agent_create, template_fields
 from apps.apikeys.models import ApiKey
-from apps.apikeys.services import api_key_issue
+from apps.apikeys.services import api_key_issue, first_key_issue, first_key_note
 from apps.billing.subscriptions import subscription_begin
 from apps.common.actors import SYSTEM
 from apps.common.errors import Conflict, Unprocessable
@@ -46,17 +46,20 @@ def workspace_provision(*, tenant: Tenant, **fields) -> None:
         Tenant.objects.select_for_update().get(pk=tenant.pk)
         if not Agent.objects.exists():
             agent_create(name="Assistant", is_default=True, actor=SYSTEM, **fields)
+            first_key_note(tenant=tenant)
 
 
-def workspace_request(*, user: User, name: str, slug: str | None = None, template: str = "assistant") -> Tenant:
-    """Reserve the name, make `user` its owner and let the `default` worker provision it. Raises BadRequest, Conflict."""
+def workspace_request(*, user: User, name: str, slug: str | None = None, template: str = "assistant") -> tuple[Tenant, str]:
+    """Reserve the name, make `user` its owner and let the `default` worker provision it; the tenant and the secret of its first key, which
+    is stored nowhere. Raises BadRequest, Conflict."""
     template_fields(template)
     with transaction.atomic():
         tenant = reserve(name=name, slug=slug, email=user.email)
         Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER)
         milestone(tenant_id=tenant.id, name="signed_up")
+        _, secret = first_key_issue(tenant=tenant, user_id=user.id)
         transaction.on_commit(lambda: provision_later(tenant.id, template))
-    return tenant
+    return tenant, secret
 
 
 def provision_later(tenant_id: str, template: str) -> None:

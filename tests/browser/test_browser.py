@@ -36,11 +36,16 @@ def sign_up(page, portal: str, name: str) -> str:
     return page.url.split("/t/")[1].split("/")[0]
 
 
-def test_from_the_landing_page_to_a_spoken_answer(page, portal):
+def test_from_the_landing_page_to_a_spoken_answer(page, portal, stack):
     began = time.monotonic()
     slug = sign_up(page, portal, "Ada")
-    page.click("text=Make a key")
-    assert page.inner_text("#key").startswith("vv_")
+    address, key = (stack.base_url + "/v1", stack.ws_url + "/v1/realtime"), page.inner_text("#key")
+    assert key.startswith("vv_")
+    for language in ("Python", "JavaScript", "curl"):  # the reader's own address and key, without a click
+        snippet = page.inner_text(f"pre[aria-label={language}]")
+        assert key in snippet and (address[1] if language == "JavaScript" else address[0]) in snippet
+    page.reload()
+    assert key not in page.content()  # once
     page.click("nav >> text=Talk")
     page.evaluate("window.heardAudio = 0; document.addEventListener('vivavoce:audio', () => window.heardAudio++)")
     page.click("#connect")
@@ -91,8 +96,11 @@ def test_all_but_talking_works_without_javascript(browser, portal):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     slug = sign_up(page, portal, "Plain")
+    first = page.inner_text("#key")
+    assert first.startswith("vv_")
+    page.goto(f"{portal}/t/{slug}/quickstart")
     page.click("text=Make a key")
-    assert page.inner_text("#key").startswith("vv_")
+    assert page.inner_text("#key").startswith("vv_") and page.inner_text("#key") != first
     page.goto(f"{portal}/t/{slug}/agents")
     page.click("tbody a >> nth=0")
     page.fill("[name=instructions]", "Answer in one word.")

@@ -148,6 +148,7 @@ def test_what_a_person_does_without_a_workspace(tenant, default_worker, mailbox)
     while person("get", f"workspaces/{slug}").json()["status"] != "active":
         assert time.monotonic() < until
         time.sleep(0.2)
+    assert Api(made.json()["api_key"])("get", "me").json()["tenant"] == slug
     assert person("post", f"workspaces/{tenant.slug}/close").status_code == 403
     assert person("post", f"workspaces/{slug}/close").json()["status"] == "closed"
     assert person("get", "me", X_Vivavoce_Tenant=slug).status_code == 403

@@ -55,12 +55,21 @@ def test_a_stranger_signs_up_and_has_a_workspace(default_worker, mailbox):
         assert answer.status_code == 302 and answer["Location"].startswith("/progress/")
         assert "is ready" in mailbox.wait(email, "is ready")
         tenant = Tenant.objects.get(memberships__user__email=email)
-        ready = client.get(answer["Location"], follow=True)
-        assert b"Quickstart" in ready.content and b'class="secret"' not in ready.content
-        page = client.post(f"/t/{tenant.slug}/quickstart").content.decode()
+        quickstart = f"/t/{tenant.slug}/quickstart"
+        for unread in ({"sec-purpose": "prefetch"}, {"sec-fetch-dest": "image"}):  # by nobody: they do not use the one look up
+            assert b'class="secret"' not in client.get(quickstart, headers=unread).content
+        client.head(quickstart)
+        assert "vv_" not in str(dict(client.session))
+        page = client.get(answer["Location"], follow=True).content.decode()
+        assert "Quickstart" in page
         secret = re.search(r'class="secret" id="key">(vv_\w+)', page)[1]
         assert page.count(secret) == 5 and api_key_authenticate(secret=secret).tenant.tenant_id == tenant.id
-        assert secret not in client.get(f"/t/{tenant.slug}/quickstart").content.decode()
+        assert "first_key" not in client.session and secret not in client.get(quickstart).content.decode()
+        with bound(tenant):
+            [line] = AuditEntry.objects.filter(action="api_key.issued")
+        assert line.target == tenant.api_keys.get().id and line.actor == client.session["_auth_user_id"]
+        more = re.search(r'class="secret" id="key">(vv_\w+)', client.post(quickstart).content.decode())[1]
+        assert more != secret and tenant.api_keys.count() == 2
         assert "signed_up" in tenant.milestones
 
 

@@ -25,6 +25,14 @@ class Mine(Schema):
     role: str
 
 
+class Made(Schema):
+    slug: str
+    name: str
+    status: str = Field(description="provisioning until its schema is made")
+    role: str
+    api_key: str = Field(description="shown once; works when the workspace is active")
+
+
 class WorkspaceIn(Body):
     name: str = Field(examples=["Ada's Bakery"], min_length=1, max_length=80)
     slug: str | None = Field(None, examples=["adas-bakery"], max_length=60, description="without one it is made of the name")
@@ -49,11 +57,11 @@ def workspaces(request, limit: int = Limit(), after: str | None = None):
     return 200, page(Membership.objects.filter(user=request.person).select_related("tenant"), order="created_at", after=after, limit=limit)
 
 
-@router.post("workspaces", response=answers(201, Mine), summary="New workspace; made in the background within seconds")
+@router.post("workspaces", response=answers(201, Made), summary="New workspace; made in the background within seconds")
 @creates
 def create(request, payload: WorkspaceIn):
-    tenant = workspace_request(user=request.person, **payload.dict())
-    return 201, Mine.from_orm(membership_of(request, tenant.slug))
+    tenant, secret = workspace_request(user=request.person, **payload.dict())
+    return 201, {**Mine.from_orm(membership_of(request, tenant.slug)).dict(), "api_key": secret}
 
 
 @router.get("workspaces/{slug}", response=answers(200, Mine), summary="One of them, and how far it is")

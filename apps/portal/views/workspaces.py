@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from apps.accounts.models import Secret
 from apps.agents.models import Agent
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_issue
@@ -53,10 +55,11 @@ def home(request: HttpRequest) -> HttpResponse:
 
 def _make(request: HttpRequest, name: str, template: str) -> HttpResponse:
     try:
-        tenant = workspace_request(user=request.user, name=name, template=template)
+        tenant, secret = workspace_request(user=request.user, name=name, template=template)
     except VivavoceError as error:
         messages.error(request, error.message)
         return redirect("new-workspace")
+    request.session["first_key"] = {"tenant": tenant.id, "sealed": Secret.seal(secret), "until": time.time() + FIRST_KEY_S}
     return redirect("progress", slug=tenant.slug)
 
 
@@ -112,16 +115,29 @@ def first_steps(tenant: Tenant) -> list[dict]:
 
 
 @in_workspace("sessions.read", write="keys.write")
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def quickstart(request: HttpRequest, tenant) -> HttpResponse:
-    """Address and key in snippets; POST makes the key, which is shown once."""
-    secret = None
+    """Address and key in snippets: the first key, once, to who made the workspace; POST makes another, shown once too."""
+    secret = _first_key(request, tenant)
     if request.method == "POST":
         _, secret = api_key_issue(tenant=tenant, name=f"key {ApiKey.objects.filter(tenant=tenant).count() + 1}", actor=request.actor)
     return render(request, "portal/quickstart.html", {
         "tenant": tenant, "secret": secret, "key": secret or "vv_…", "has_key": ApiKey.objects.filter(tenant=tenant).exists(),
         "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
     })  # fmt: skip
+
+
+FIRST_KEY_S = 3600  # how long the browser that made a workspace keeps its first key (sealed) until the page that shows it
+
+
+def _first_key(request: HttpRequest, tenant) -> str | None:
+    """Out of the session and onto the page, once: not for a prefetch, a part of another page or a HEAD, which nobody reads."""
+    kept = request.session.get("first_key")
+    dest = request.headers.get("Sec-Fetch-Dest", "document")
+    if not kept or kept["tenant"] != tenant.id or request.method == "HEAD" or dest != "document" or "Sec-Purpose" in request.headers:
+        return None
+    del request.session["first_key"]
+    return Secret.open(kept["sealed"]) if kept["until"] > time.time() else None
 
 
 @in_workspace("tenant.read", write="tenant.write")
