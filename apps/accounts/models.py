@@ -76,13 +76,14 @@ class Issuer(models.Model):
     tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.CASCADE, related_name="issuers")
     name = models.CharField(max_length=80)
     issuer = models.CharField(max_length=300)  # as in `iss`
-    endpoints = models.JSONField(default=dict)  # authorization, token, userinfo, jwks, end_session
+    endpoints = models.JSONField(default=dict)  # authorization, token, userinfo, jwks, end_session, users; offline: a bool
     client_id = models.CharField(max_length=200)
     client_secret = models.TextField(blank=True)  # sealed
     roles = models.JSONField(default=dict, blank=True)  # value of the claim -> role; platform: "/<slug>/<role>" needs no entry
     claim = models.CharField(max_length=80, default="groups")
     default_role = models.CharField(max_length=16, blank=True)  # of those no value names; "" = no access
     active = models.BooleanField(default=True)
+    trust_minutes = models.PositiveIntegerField(default=0)  # after a provider last vouched for one it cannot be asked about
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -90,6 +91,11 @@ class Issuer(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def checked_by(self) -> str:
+        """How we learn that an account was switched off there: see apps/teams/liveness.py."""
+        return "look-up" if "users" in self.endpoints else "offline token" if self.endpoints.get("offline") else "session"
 
 
 class Identity(models.Model):
@@ -100,7 +106,10 @@ class Identity(models.Model):
     sub = models.CharField(max_length=255)
     refresh_token = models.TextField(blank=True)  # sealed; asked now and then whether the account still lives
     created_at = models.DateTimeField(auto_now_add=True)
-    checked_at = models.DateTimeField(auto_now_add=True)
+    checked_at = models.DateTimeField(auto_now_add=True)  # when the provider last vouched for them
+    looked_up = models.BooleanField(default=False)  # found in the provider's list of accounts by `sub`
+    unvouched_at = models.DateTimeField(null=True, blank=True)  # since then nobody vouches: their keys rest
+    ended_at = models.DateTimeField(null=True, blank=True)  # the provider said that the account is off
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["issuer", "sub"], name="one_identity_per_sub")]

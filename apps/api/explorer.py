@@ -52,8 +52,8 @@ def described(document: dict, path: str, method: str, operation: dict, base: str
 
 
 def answer(document: dict, status: Any, response: dict) -> dict[str, Any]:
-    schema = response.get("content", {}).get("application/json", {}).get("schema")
-    example = json.dumps(example_of(document, schema), indent=2) if schema else ""
+    kind, content = next(iter(response.get("content", {}).items()), ("", {}))
+    example = json.dumps(content["example"], indent=2, ensure_ascii=False) if kind == "application/json" else content.get("example", "")
     return {"status": str(status), "good": str(status).startswith("2"), "example": example}
 
 

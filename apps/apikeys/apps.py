@@ -7,7 +7,9 @@ class ApiKeysConfig(AppConfig):
     name = "apps.apikeys"
 
     def ready(self) -> None:
-        from apps.apikeys.services import keys_end_with
-        from apps.teams.oidc import identity_ended
+        from apps.apikeys.services import keys_end_with, keys_rest, keys_work_again
+        from apps.teams.liveness import identity_ended, identity_unvouched
+        from apps.teams.oidc import identity_vouched
 
-        identity_ended.connect(lambda user, **_: keys_end_with(user_id=user.id), weak=False, dispatch_uid="keys")
+        for signal, act in ((identity_ended, keys_end_with), (identity_unvouched, keys_rest), (identity_vouched, keys_work_again)):
+            signal.connect(lambda user, act=act, **_: act(user_id=user.id), weak=False, dispatch_uid=act.__name__)

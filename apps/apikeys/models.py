@@ -25,6 +25,7 @@ class ApiKey(models.Model):
     created_by = models.CharField(max_length=60, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    rests_since = models.DateTimeField(null=True, blank=True)  # its maker's provider cannot be asked about them; works again when they sign in
     replaced_by = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")  # rotated: works until expires_at
     last_used_at = models.DateTimeField(null=True, blank=True)
     last_used_ip = models.CharField(max_length=45, blank=True)
@@ -37,12 +38,14 @@ class ApiKey(models.Model):
 
     @property
     def usable(self) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+        return self.revoked_at is None and self.rests_since is None and (self.expires_at is None or self.expires_at > timezone.now())
 
     @property
     def state(self) -> str:
         if self.revoked_at:
             return "revoked"
+        if self.rests_since:
+            return "resting"
         if not self.usable:
             return "expired"
         return "rotated" if self.replaced_by_id else "active"

@@ -267,7 +267,36 @@ def _audit(tenant: Tenant, actor: Actor, action: str, target: str, **values) -> 
         audit_record(actor=actor, action=action, target=target, **values)
 
 
+# Keys of people whom an OpenID provider vouches for (apps/teams/liveness.py)
+
+
+def _made_by(user_id: str):
+    """Their keys, and the keys that were made with those."""
+    makers, newest = {user_id}, {user_id}
+    while newest:
+        newest = set(ApiKey.objects.filter(created_by__in=newest).values_list("id", flat=True)) - makers
+        makers |= newest
+    return ApiKey.objects.select_related("tenant").filter(created_by__in=makers, revoked_at=None, tenant__isnull=False)
+
+
 def keys_end_with(*, user_id: str) -> None:
-    """Revoke the keys a person made, when the account is gone."""
-    for key in ApiKey.objects.select_related("tenant").filter(created_by=user_id, revoked_at=None, tenant__isnull=False):
+    """Revoke the keys a person made, when the account is gone; what they talk with in a browser ends too."""
+    for key in _made_by(user_id):
         api_key_revoke(key=key, actor=SYSTEM)
+    for secret in ClientSecret.objects.filter(user_id=user_id):
+        end_sessions(f"key.{secret.id}", "invalid_api_key", "The account was switched off.")
+    ClientSecret.objects.filter(user_id=user_id, expires_at__gt=timezone.now()).update(expires_at=timezone.now())
+
+
+def keys_rest(*, user_id: str) -> None:
+    """Nobody vouches for who made them: refused, and live sessions end, until that one signs in again."""
+    for key in _made_by(user_id).filter(rests_since=None):
+        ApiKey.objects.filter(pk=key.pk).update(rests_since=timezone.now())
+        _audit(key.tenant, SYSTEM, "api_key.rested", key.id)
+        end_sessions(f"key.{key.id}", "invalid_api_key", "The API key rests until who made it signs in again.")
+
+
+def keys_work_again(*, user_id: str) -> None:
+    for key in _made_by(user_id).filter(rests_since__isnull=False):
+        ApiKey.objects.filter(pk=key.pk).update(rests_since=None)
+        _audit(key.tenant, SYSTEM, "api_key.resumed", key.id)

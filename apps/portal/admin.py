@@ -26,9 +26,10 @@ from apps.common.errors import VivavoceError
 from apps.onboarding.services import workspace_create
 from apps.portal import admin_billing  # noqa: F401 registers its own
 from apps.teams.models import Membership
-from apps.teams.oidc import discover
+from apps.teams.oidc import TRUST_MINUTES, endpoints_read
 from apps.teams.permissions import operator
 from apps.tenants import services
+from apps.tenants.hosts import domain_add, domain_remove
 from apps.tenants.models import TEMPLATE_SCHEMA, Domain, Tenant
 from apps.usage.limits import limiter
 
@@ -90,8 +91,19 @@ class TenantForm(forms.ModelForm):
         return values
 
 
+class ServiceAdmin(ModelAdmin):
+    """What a service refuses is said on the page."""
+
+    def changeform_view(self, request, object_id=None, form_url="", extra_context=None):
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except VivavoceError as error:
+            messages.error(request, error.message)
+            return redirect(request.path)
+
+
 @admin.register(Tenant)
-class TenantAdmin(ModelAdmin):
+class TenantAdmin(ServiceAdmin):
     form = TenantForm
     list_display = ("slug", "name", "state", "live", "email", "created_at", "acts")
     list_filter = ("status",)
@@ -138,14 +150,6 @@ class TenantAdmin(ModelAdmin):
             services.tenant_update(tenant=obj, actor=actor, name=obj.name, email=obj.email)
         if changed & {"plan", "override_until", *LIMIT_NAMES}:
             services.tenant_override(tenant=obj, actor=actor, **by_hand)
-
-    def changeform_view(self, request, object_id=None, form_url="", extra_context=None):
-        """What a service refuses is said on the page."""
-        try:
-            return super().changeform_view(request, object_id, form_url, extra_context)
-        except VivavoceError as error:
-            messages.error(request, error.message)
-            return redirect(request.path)
 
     def has_delete_permission(self, request, obj=None):
         return False  # closed and erased, by the acts
@@ -241,17 +245,23 @@ class ImpersonationAdmin(ModelAdmin):
 
 class IssuerForm(forms.ModelForm):
     new_secret = forms.CharField(required=False, widget=forms.PasswordInput, help_text="Empty: stays as it is.")
+    trust_minutes = forms.IntegerField(required=False, min_value=0, max_value=TRUST_MINUTES, widget=UnfoldAdminIntegerFieldWidget,
+                                       help_text="Of people the provider cannot be asked about: how long their keys go on without word of them; empty: a minute.")  # fmt: skip
 
     class Meta:
         model = Issuer
-        fields = ("name", "issuer", "client_id", "new_secret", "claim", "roles", "default_role", "active")
+        fields = ("name", "issuer", "client_id", "new_secret", "claim", "roles", "default_role", "trust_minutes", "active")
+
+    def clean_trust_minutes(self) -> int:
+        return self.cleaned_data["trust_minutes"] or 0
 
     def clean(self):
         """The endpoints are read from the provider itself, so that a typing error shows now and not at the first sign-in."""
         values = super().clean()
         if values.get("issuer"):
             try:
-                self.ends = discover(values["issuer"].strip(), self.instance.tenant_id)
+                self.ends = endpoints_read(issuer=values["issuer"].strip(), client_id=values.get("client_id", "").strip(), tenant_id=self.instance.tenant_id,
+                                           client_secret=values["new_secret"] or Secret.open(self.instance.client_secret))  # fmt: skip
             except VivavoceError as error:
                 self.add_error("issuer", error.message)
         return values
@@ -260,7 +270,7 @@ class IssuerForm(forms.ModelForm):
 @admin.register(Issuer)
 class IssuerAdmin(ModelAdmin):
     form = IssuerForm
-    list_display = ("name", "tenant", "issuer", "active")
+    list_display = ("name", "tenant", "issuer", "checked_by", "active")
 
     def save_model(self, request, obj, form, change):
         if form.cleaned_data["new_secret"]:
@@ -286,4 +296,35 @@ class AuditAdmin(ModelAdmin):
     has_delete_permission = MembershipAdmin.has_change_permission
 
 
-admin.site.register(Domain, ModelAdmin)
+class DomainForm(forms.ModelForm):
+    class Meta:
+        model = Domain
+        fields = ("tenant", "domain")
+        help_texts = {"domain": "Such as voice.example.com. Its DNS must lead to the portal, with a certificate for it at your proxy."}
+
+
+@admin.register(Domain)
+class DomainAdmin(ServiceAdmin):
+    """Host names that lead to one workspace's pages."""
+
+    form = DomainForm
+    list_display = ("domain", "tenant")
+    search_fields = ("domain",)
+    actions = ("remove",)
+    has_change_permission = MembershipAdmin.has_change_permission
+    has_delete_permission = MembershipAdmin.has_change_permission  # the act below writes its line
+
+    def has_view_permission(self, request, obj=None):
+        return operator(request.user).can("platform")
+
+    def formfield_for_foreignkey(self, db_field, request, **kwargs):
+        return super().formfield_for_foreignkey(db_field, request, **{**kwargs, "queryset": Tenant.objects.real()})
+
+    def save_model(self, request, obj, form, change):
+        made = domain_add(tenant=obj.tenant, host=obj.domain, actor=operator(request.user))
+        obj.pk, obj.domain = made.pk, made.domain
+
+    @admin.action(description="Remove", permissions=["view"])
+    def remove(self, request, rows):
+        for row in rows:
+            domain_remove(domain=row, actor=operator(request.user))

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-import time
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import resolve
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from apps.apikeys.impersonation import holds
 from apps.apikeys.models import Impersonation
 from apps.common.errors import Forbidden, Unauthorized
+from apps.teams.liveness import must_renew
 
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 
@@ -48,17 +49,32 @@ def impersonation(get_response):
     return middleware
 
 
-PAGES_OF_A_WORKSPACE = "/t/"
+WITHOUT_RENEWAL = ("/oidc/", "/accounts/logout/", "/static/", "/health", "/ready", "/metrics")
 
 
 def renewal(get_response):
-    """Whom a provider let in without a refresh token is asked for anew every quarter of an hour, without a word to them (prompt=none)."""
+    """Whom a provider lets in but says nothing about behind their back is asked for anew, without a word to them (prompt=none)."""
 
     def middleware(request):
-        at = request.session.get("oidc_renew_at") if hasattr(request, "session") else None
-        if at and at < time.time() and request.method == "GET" and request.path.startswith(PAGES_OF_A_WORKSPACE) and not request.headers.get("HX-Request"):
-            query = urlencode({"next": request.get_full_path(), "prompt": "none"})
-            return redirect(f"/oidc/{request.session.get('oidc_issuer', '')}?{query}")
+        issuer = request.session.get("oidc_issuer") if hasattr(request, "session") else None
+        if issuer and not request.path.startswith(WITHOUT_RENEWAL) and request.user.is_authenticated and must_renew(request.user, issuer):
+            return renew(request, issuer)
         return get_response(request)
 
     return middleware
+
+
+def renew(request: HttpRequest, issuer: str) -> HttpResponse:
+    """To the provider and back to the page: a browser by itself, a program is told."""
+    part = bool(request.headers.get("HX-Request"))
+    if request.path.startswith("/api/") or request.headers.get("Sec-Fetch-Dest") == "empty" and not part:
+        error = Unauthorized("Your sign-in must be renewed: open a page of the portal.")
+        return JsonResponse(error.to_json(), status=error.status)
+    where = request.get_full_path()
+    if part or request.method not in SAFE:
+        shown = request.headers.get("HX-Current-URL") or request.headers.get("Referer", "")
+        where = urlsplit(shown).path if url_has_allowed_host_and_scheme(shown, {request.get_host()}, require_https=request.is_secure()) else "/"
+    if request.method not in SAFE:
+        messages.error(request, "Your sign-in had to be renewed, so nothing was changed: send it again.")
+    address = f"/oidc/{issuer}?{urlencode({'next': where, 'prompt': 'none'})}"
+    return HttpResponse(headers={"HX-Redirect": address}) if part else redirect(address)

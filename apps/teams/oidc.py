@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +17,6 @@ import jwt
 import requests
 from allauth.usersessions.models import UserSession
 from django.conf import settings
-from django.core.cache import cache
 from django.core.exceptions import SuspiciousOperation
 from django.db import IntegrityError, transaction
 from django.dispatch import Signal
@@ -43,13 +40,9 @@ LEEWAY_S = 30  # between our clock and the provider's
 ALGORITHMS = ("RS256", "ES256")
 SCOPES = "openid email profile"
 OFFLINE = "offline_access"  # asked for where a provider offers it: its refresh token outlives the provider's own session
+TRUST_MINUTES = 31 * 24 * 60  # the longest a workspace may go on trusting who cannot be asked about
 COOLDOWN_S = 5  # between two looks for a key id we do not know
-CHECK_EVERY = timedelta(seconds=30)  # how often a provider is asked whether somebody still has an account
-
-BATCH = 1500  # accounts a run asks about
-CHECKING = "oidc identities are being checked"
-
-identity_ended = Signal()  # user=
+identity_vouched = Signal()  # user=, at each sign-in
 _issuer: ContextVar[Issuer | None] = ContextVar("oidc_issuer", default=None)
 
 
@@ -76,10 +69,10 @@ def answer_setting(attr: str, *args: Any) -> Any:
     return ours[attr] if attr in ours else import_from_settings(attr, *args)
 
 
-def _ask(issuer: Issuer, method: str, endpoint: str, **kwargs: Any) -> requests.Response:
+def ask(issuer: Issuer, method: str, endpoint: str, tail: str = "", **kwargs: Any) -> requests.Response:
     """One request to the provider; a workspace's own may not lead into the installation's network. Raises requests.RequestException."""
     try:
-        return call(method, issuer.endpoints[endpoint], public_only=_guarded(issuer.tenant_id), timeout_s=TIMEOUT_S, **kwargs)
+        return call(method, issuer.endpoints[endpoint] + tail, public_only=_guarded(issuer.tenant_id), timeout_s=TIMEOUT_S, **kwargs)
     except BadRequest as error:
         raise requests.RequestException(error.message) from error
 
@@ -97,7 +90,7 @@ class _Keys(jwt.PyJWKClient):
 
     def fetch_data(self) -> Any:
         try:
-            answer = _ask(self._issuer, "GET", "jwks")
+            answer = ask(self._issuer, "GET", "jwks")
             answer.raise_for_status()
             found = self._as_jwk_set_payload(answer.json())
         except (requests.RequestException, ValueError) as error:
@@ -145,14 +138,14 @@ class Backend(OIDCAuthenticationBackend):
         return super().authenticate(request, **kwargs)
 
     def get_token(self, payload):
-        answer = _ask(_issuer.get(), "POST", "token", data=payload)
+        answer = ask(_issuer.get(), "POST", "token", data=payload)
         if answer.status_code != 200:
             raise SuspiciousOperation(f"the provider gave no token (status {answer.status_code})")
         self.tokens = answer.json()
         return self.tokens
 
     def get_userinfo(self, access_token, id_token, payload):
-        answer = _ask(_issuer.get(), "GET", "userinfo", headers={"Authorization": f"Bearer {access_token}"})
+        answer = ask(_issuer.get(), "GET", "userinfo", headers={"Authorization": f"Bearer {access_token}"})
         answer.raise_for_status()
         if answer.headers.get("content-type", "").lower().startswith("application/jwt"):
             return token_claims(answer.text, _issuer.get())
@@ -197,7 +190,8 @@ def identity_user(*, issuer: Issuer, claims: dict[str, Any], signed_in: Any, ref
                 audit_record(actor=Actor(user.id), action="member.provisioned", target=user.id, after={"role": role, "issuer": issuer.id})
     if not identity.user.is_active:
         raise SuspiciousOperation("this account is switched off")
-    Identity.objects.filter(pk=identity.pk).update(refresh_token=refresh_token, checked_at=timezone.now())
+    Identity.objects.filter(pk=identity.pk).update(refresh_token=refresh_token, checked_at=timezone.now(), unvouched_at=None, ended_at=None)
+    identity_vouched.send(sender=Identity, user=identity.user)
     return identity.user
 
 
@@ -232,7 +226,7 @@ def bearer_user(token: str) -> User:
         except SuspiciousOperation:
             continue
         found = Identity.objects.select_related("user").filter(issuer=issuer, sub=claims["sub"], user__is_active=True).first()
-        if found:
+        if found and not (found.ended_at and claims["iat"] <= found.ended_at.timestamp()):  # made before the account was switched off
             return found.user
     raise refused
 
@@ -274,21 +268,59 @@ def discover(issuer: str, tenant_id: str | None = None) -> dict[str, Any]:
     return {**found, "issuer": document["issuer"], "offline": isinstance(scopes, list) and OFFLINE in scopes}
 
 
+USERS = "/admin/realms/"  # Keycloak's admin API stands beside its realms
+
+
+def endpoints_read(*, issuer: str, client_id: str, client_secret: str, tenant_id: str | None = None) -> dict[str, Any]:
+    """What `discover` says, and as `users` where the provider tells this client whether an account is enabled: Keycloak does when the
+    client has a service account with the role view-users (of realm-management). Raises BadRequest."""
+    found = discover(issuer, tenant_id)
+    base, realms, realm = found["issuer"].rstrip("/").rpartition("/realms/")
+    if realms and client_secret:
+        row = Issuer(issuer=found["issuer"], tenant_id=tenant_id, client_id=client_id, client_secret=Secret.seal(client_secret),
+                     endpoints={**found, "users": base + USERS + realm + "/users"})  # fmt: skip
+        try:
+            answer = ask(row, "GET", "users", "?max=1", headers={"Authorization": f"Bearer {service_token(row)}"})
+            if answer.status_code == 200 and isinstance(answer.json(), list):
+                return row.endpoints
+        except (requests.RequestException, ValueError, PermissionError) as error:
+            log.info("issuer %s has no look-up of accounts for us (%s)", found["issuer"], type(error).__name__)
+    return found
+
+
+def service_token(issuer: Issuer) -> str:
+    """An access token of the client itself (RFC 6749, 4.4). Raises PermissionError when it gets none, requests.RequestException."""
+    form = {"grant_type": "client_credentials", "client_id": issuer.client_id, "client_secret": Secret.open(issuer.client_secret)}
+    answer = ask(issuer, "POST", "token", data=form)
+    if answer.status_code >= 500:
+        raise requests.RequestException(f"status {answer.status_code}")
+    body = answer.json()
+    if answer.status_code != 200 or not isinstance(body, dict) or not isinstance(body.get("access_token"), str):
+        raise PermissionError(f"the client has no service account (status {answer.status_code})")
+    return body["access_token"]
+
+
 def issuer_save(*, tenant: Tenant | None, actor: Actor, name: str, issuer: str, client_id: str, client_secret: str, claim: str = "groups",
-                roles: dict[str, str] | None = None, default_role: str = "") -> Issuer:  # fmt: skip
+                roles: dict[str, str] | None = None, default_role: str = "", trust_minutes: int = 0) -> Issuer:  # fmt: skip
     """Add or change a provider. Raises Forbidden, BadRequest, Conflict."""
     actor.require("tenant.write" if tenant else "platform", tenant.id if tenant else "")
     for role in [*(roles or {}).values(), *([default_role] if default_role else [])]:
         if check_role(role) == Role.OWNER:
             raise BadRequest("a provider gives no ownership; make owners in the team page", param="roles")
-    ends = discover(issuer.strip(), tenant.id if tenant else None)
-    values = {"name": name.strip()[:80] or "Single sign-on", "endpoints": ends, "claim": claim[:80] or "groups", "roles": roles or {}, "default_role": default_role}
+    if not 0 <= trust_minutes <= TRUST_MINUTES:
+        raise BadRequest(f"trust_minutes={trust_minutes}: between 0 and {TRUST_MINUTES}", param="trust_minutes")
+    known = Issuer.objects.filter(issuer__in=[issuer.strip(), issuer.strip().rstrip("/")], client_id=client_id.strip(), tenant=tenant).first()
+    ends = endpoints_read(issuer=issuer.strip(), client_id=client_id.strip(), tenant_id=tenant.id if tenant else None,
+                          client_secret=client_secret or (Secret.open(known.client_secret) if known else ""))  # fmt: skip
+    values = {"name": name.strip()[:80] or "Single sign-on", "endpoints": ends, "claim": claim[:80] or "groups", "roles": roles or {}, "default_role": default_role,
+              "trust_minutes": trust_minutes}  # fmt: skip
     if client_secret:
         values["client_secret"] = Secret.seal(client_secret)
     try:
         with transaction.atomic():
             row, made = Issuer.objects.update_or_create(issuer=ends["issuer"], client_id=client_id.strip(), tenant=tenant, defaults=values)
-            line = {"actor": actor, "action": "issuer.saved", "target": row.id, "after": {"issuer": row.issuer, "client_id": row.client_id}}
+            line = {"actor": actor, "action": "issuer.saved", "target": row.id,
+                    "after": {"issuer": row.issuer, "client_id": row.client_id, "checked_by": row.checked_by, "trust_minutes": trust_minutes}}  # fmt: skip
             if tenant is None:
                 audit_record(**line)
             else:
@@ -312,70 +344,3 @@ def issuer_remove(*, issuer: Issuer, actor: Actor) -> None:
             with bound(issuer.tenant):
                 audit_record(**line)
         issuer.delete()
-
-
-# Accounts that end
-
-
-def identities_check() -> int:
-    """Ask providers whether the accounts they gave a refresh token for still live; what a provider refuses ends here. Returns how many.
-
-    One run at a time: a refresh token that is used twice is refused by providers that rotate them.
-    """
-    if not cache.add(CHECKING, 1, 120):
-        return 0
-    try:
-        due = Identity.objects.select_related("user", "issuer").exclude(refresh_token="").filter(
-            checked_at__lt=timezone.now() - CHECK_EVERY, user__is_active=True).order_by("checked_at")[:BATCH]  # fmt: skip
-        away: set[str] = set()
-        with ThreadPoolExecutor(8) as pool:
-            answers = pool.map(lambda identity: (identity, _refresh(identity, away)), list(due))
-            return sum(_settle(identity, answer) for identity, answer in answers)
-    finally:
-        cache.delete(CHECKING)
-
-
-def _refresh(identity: Identity, away: set[str]) -> tuple[int, dict[str, Any]]:
-    """(status, answer) of the provider; 0 when it is away, and the others of its accounts need not ask in this run."""
-    issuer = identity.issuer
-    if issuer.id in away:
-        return 0, {}
-    form = {"grant_type": "refresh_token", "refresh_token": Secret.open(identity.refresh_token), "client_id": issuer.client_id,
-            "client_secret": Secret.open(issuer.client_secret)}  # fmt: skip
-    try:
-        answer = _ask(issuer, "POST", "token", data=form)
-        return answer.status_code, answer.json() if answer.content else {}
-    except (requests.RequestException, ValueError) as error:
-        log.warning("issuer %s does not answer (%s)", issuer.id, type(error).__name__)
-        away.add(issuer.id)
-        return 0, {}
-
-
-def _settle(identity: Identity, answer: tuple[int, dict[str, Any]]) -> bool:
-    """Keep the new refresh token, or end what the provider refuses. True when it ended."""
-    status, body = answer
-    if status == 200:
-        token = body.get("refresh_token")
-        Identity.objects.filter(pk=identity.pk).update(checked_at=timezone.now(), **({"refresh_token": Secret.seal(token)} if token else {}))
-    elif status in (400, 401) and body.get("error") in ("invalid_grant", "unauthorized_client"):
-        identity_end(identity)
-        return True
-    return False
-
-
-def forget_at_sign_out(request: Any, user: User | None) -> None:
-    """Signing out ends the provider's session too, and with it a refresh token that is not an offline one: that it is refused from then on
-    says nothing about the account, whose keys go on."""
-    issuer = Issuer.objects.filter(pk=request.session.get("oidc_issuer")).first() if request and user and user.pk else None
-    if issuer and issuer.endpoints.get("end_session") and not issuer.endpoints.get("offline"):
-        Identity.objects.filter(user=user, issuer=issuer).update(refresh_token="")
-
-
-def identity_end(identity: Identity) -> None:
-    """The provider knows this account no more: sign out everywhere. Who listens to `identity_ended` ends what they made (keys)."""
-    with transaction.atomic():
-        Identity.objects.filter(pk=identity.pk).update(refresh_token="")
-        for session in UserSession.objects.filter(user=identity.user):
-            session.end()
-        audit_record(actor=SYSTEM, action="identity.ended", target=identity.user_id, after={"issuer": identity.issuer_id})
-        identity_ended.send(sender=Identity, user=identity.user)

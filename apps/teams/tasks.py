@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from apps.teams.oidc import identities_check
+from apps.teams.liveness import identities_check
 
 
 @shared_task(name="teams.identities_check")

@@ -147,6 +147,7 @@ CHANNEL_LAYERS = {
 
 MIDDLEWARE = [
     "apps.tenants.middleware.bind_public",
+    "apps.tenants.hosts.own_host",
     "apps.common.middleware.probes",
     "apps.common.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
@@ -159,6 +160,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "apps.tenants.hosts.only_what_is_there",
     "apps.portal.middleware.impersonation",
     "apps.portal.middleware.renewal",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",

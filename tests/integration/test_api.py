@@ -9,12 +9,16 @@ from contextvars import copy_context
 import pytest
 from django.db import connection
 from django.test import Client
+from jsonschema import Draft202012Validator, FormatChecker
 
 from apps.accounts.models import User
+from apps.api.explorer import resolved
 from apps.api.v1 import api as api_v1
+from apps.api.v1.examples import ERRORS
 from apps.agents.services import TEXT_CHARS
 from apps.apikeys.services import SCOPES, api_key_issue, operator_key_issue
 from apps.common.actors import SYSTEM
+from apps.common.errors import VivavoceError
 from apps.onboarding.services import workspace_create
 from apps.teams.models import Membership
 from apps.teams.services import invitation_create
@@ -226,17 +230,61 @@ def test_what_django_refuses_has_the_same_shape(database, method, path, status, 
     assert Client().get("/api/v1/agents", headers={"host": "evil.example"}).json()["error"]["code"] == "invalid_request"
 
 
-def test_every_creating_post_takes_an_idempotency_key_and_has_examples():
-    document = api_v1.get_openapi_schema(path_prefix="/api/v1/")
-    assert document["openapi"].startswith("3.1")
-    for path, item in document["paths"].items():
-        for method, operation in item.items():
-            if "201" in operation["responses"] or 201 in operation["responses"]:
-                assert "Idempotency-Key" in [p["name"] for p in operation["parameters"]], (method, path)
-            if body := operation.get("requestBody"):
-                name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
-                schema = document["components"]["schemas"][name]
-                assert all(schema["properties"][n].get("examples") for n in schema.get("required", ())), (name, "a required field has no example")
+DOCUMENT = api_v1.get_openapi_schema(path_prefix="/api/v1/")
+DESCRIBED = [(method, path, operation) for path, item in DOCUMENT["paths"].items() for method, operation in item.items()]
+
+
+def validator(schema: dict) -> Draft202012Validator:
+    """OpenAPI 3.1 speaks JSON Schema 2020-12."""
+    return Draft202012Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
+
+
+def test_every_creating_post_takes_an_idempotency_key():
+    assert DOCUMENT["openapi"].startswith("3.1")
+    for method, path, operation in DESCRIBED:
+        if 201 in operation["responses"]:
+            assert "Idempotency-Key" in [p["name"] for p in operation["parameters"]], (method, path)
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), DESCRIBED, ids=[f"{m} {p}" for m, p, _ in DESCRIBED])
+def test_every_operation_has_valid_examples_of_what_it_takes_and_answers(method, path, operation):
+    if body := operation.get("requestBody"):
+        schema = body["content"]["application/json"]["schema"]
+        fields = DOCUMENT["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+        example = {name: fields["properties"][name]["examples"][0] for name in fields.get("required", ())}
+        validator(schema).validate(example)
+        for name, value in fields["properties"].items():
+            for more in value.get("examples", ()):
+                validator(value).validate(more)
+    for status, answer in operation["responses"].items():
+        assert answer.get("content") or status == 204, f"{status} says nothing of what it holds"
+        for kind, content in answer.get("content", {}).items():
+            validator(content["schema"]).validate(content["example"])
+            assert status < 400 or content["example"]["error"]["code"] == ERRORS[status][0]
+            whole(content["schema"], content["example"], f"{method} {path} {status} {kind}")
+
+
+def whole(schema: dict, value, where: str) -> None:
+    """The example shows every field that the schema has, all the way down."""
+    schema = resolved(DOCUMENT, schema)
+    if isinstance(value, list):
+        assert value or "items" not in schema or where.endswith(("scopes", "tools", "overlapped", "allowed_origins")), f"{where}: an empty list shows nothing"
+        for part in value:
+            whole(schema.get("items", {}), part, where)
+    elif isinstance(value, dict) and "properties" in schema:
+        assert set(value) == set(schema["properties"]), where
+        for name, part in value.items():
+            whole(schema["properties"][name], part, f"{where} {name}")
+
+
+def test_an_error_of_the_document_is_one_that_is_said():
+    """Code and type of each example are those of the class that is raised with this status."""
+    said = {(e.status, e.code, e.type) for e in every_error(VivavoceError)}
+    assert {(status, code, kind) for status, (code, kind, _) in ERRORS.items()} <= said
+
+
+def every_error(base: type) -> list[type]:
+    return [base, *(found for child in base.__subclasses__() for found in every_error(child))]
 
 
 @pytest.mark.parametrize("role", ROLES)

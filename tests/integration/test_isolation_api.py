@@ -36,7 +36,7 @@ NEEDS = {
     "DELETE invitations/{invitation_id}": "team.write",
     "GET sessions": "sessions.read", "GET sessions/{session_id}": "sessions.read", "GET sessions/{session_id}/items": "sessions.read",
     "POST sessions/{session_id}/end": "sessions.end", **dict.fromkeys(("GET usage", "GET usage/breakdown", "GET usage/csv", "GET usage/entries", "GET usage/spend"), "usage.read"),
-    "PUT usage/cap": "billing.write", "GET audit": "audit.read", "GET audit/verify": "audit.read",
+    "PUT usage/cap": "billing.write", "GET audit": "audit.read", "GET audit/csv": "audit.read", "GET audit/verify": "audit.read",
     **dict.fromkeys(("GET billing", "GET billing/plans", "POST billing/preview", "POST billing/addons/preview",
                      "GET billing/cards", "GET billing/invoices", "GET billing/invoices/{invoice_id}",
                      "GET billing/invoices/{invoice_id}/lines/{line_id}/entries", "GET billing/invoices/{invoice_id}/pdf",

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from urllib.parse import urljoin, urlsplit
 
 import jwt
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from django.core.exceptions import SuspiciousOperation
 from django.test import Client
+from django.utils import timezone
 
 from apps.accounts.models import Identity, Issuer, Secret, User
 from apps.apikeys.models import ApiKey
@@ -25,7 +27,7 @@ from apps.common.actors import SYSTEM, Actor
 from apps.common.errors import BadRequest
 from apps.common.launch.servers import die_with_parent, free_port
 from apps.onboarding.services import workspace_create
-from apps.teams import oidc
+from apps.teams import liveness, oidc
 from apps.teams.models import Membership
 from apps.teams.permissions import PERMISSIONS
 from apps.tenants.context import bound_public, in_public
@@ -71,8 +73,16 @@ def provider(database, tmp_path_factory):
 
 @pytest.fixture
 def plain_provider(database, tmp_path):
-    """One without offline tokens: signing out there ends the refresh tokens too."""
-    running = Provider(tmp_path, IDP_OFFLINE="0")
+    """One with neither offline tokens (signing out there ends the refresh tokens too) nor a look-up of accounts."""
+    running = Provider(tmp_path, IDP_OFFLINE="0", IDP_LOOKUP="0")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def offline_provider(database, tmp_path_factory):
+    """One whose refresh tokens outlive signing out, without a look-up."""
+    running = Provider(tmp_path_factory.mktemp("offline"), IDP_LOOKUP="0")
     yield running
     running.stop()
 
@@ -83,6 +93,27 @@ def issuer(provider):
     with bound_public():
         Tenant.objects.filter(slug="demo").exists() or workspace_create(name="Demo", slug="demo")
         yield oidc.issuer_save(tenant=None, actor=SYSTEM, name="Realm", issuer=provider.url, client_id="voice-portal", client_secret="portal-secret-for-tests")
+
+
+def save(at: Provider, **values) -> Issuer:
+    return oidc.issuer_save(tenant=None, actor=SYSTEM, name="Realm", issuer=at.url, client_id="voice-portal", client_secret="portal-secret-for-tests", **values)
+
+
+def check_now(user: User) -> int:
+    """As if nobody had asked for a minute."""
+    Identity.objects.filter(user=user).update(checked_at=timezone.now() - timedelta(seconds=60))
+    return liveness.identities_check()
+
+
+def key_of(user: User):
+    """A key that person made, and one made with it."""
+    demo = Tenant.objects.get(slug="demo")
+    first, _ = api_key_issue(tenant=demo, name="of a person", actor=Actor(user.id, frozenset(PERMISSIONS["admin"])))
+    return first, api_key_issue(tenant=demo, name="made by a key", actor=Actor(first.id, frozenset(PERMISSIONS["admin"])))[0]
+
+
+def anew(email: str) -> None:
+    User.objects.filter(email=email).delete()
 
 
 def sign_in(issuer: Issuer, name: str, client: Client | None = None, next: str = "", browser: requests.Session | None = None):
@@ -149,6 +180,12 @@ def test_a_wrong_state_is_refused(issuer):
     for query in ({"state": "x" * 32, "code": "y"}, {"code": "y"}, {}, {"state": "", "error": "access_denied"}):
         answer = client.get("/oidc/callback/", query)
         assert answer.status_code == 400 and b"not signed in" in answer.content
+
+
+def signed_for(provider: Provider, issuer: Issuer, **changes) -> str:
+    kid, now = requests.get(issuer.endpoints["jwks"], timeout=5).json()["keys"][0]["kid"], int(time.time())
+    claims = {"iss": issuer.issuer, "aud": issuer.client_id, "iat": now, "exp": now + 60, **changes}
+    return jwt.encode(claims, (provider.folder / "signing.pem").read_bytes(), algorithm="RS256", headers={"kid": kid})
 
 
 @pytest.fixture
@@ -226,17 +263,18 @@ async def test_a_bearer_token_of_the_provider_opens_a_session(stack, issuer, sig
 def test_who_is_switched_off_at_the_provider_is_out_within_a_minute(issuer, provider):
     client, _, _ = sign_in(issuer, "admin")
     user = User.objects.get(email="admin@example.org")
-    actor = Actor(user.id, frozenset(PERMISSIONS["admin"]))
-    key, _ = api_key_issue(tenant=Tenant.objects.get(slug="demo"), name="of admin", actor=actor)
-    assert client.get("/t/demo/").status_code == 200
-    Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
-    oidc.identities_check()
-    assert client.get("/t/demo/").status_code == 200  # still there: the refresh token was good
+    keys = key_of(user)
+    assert issuer.checked_by == "look-up" and client.get("/t/demo/").status_code == 200
+    assert check_now(user) == 0 and client.get("/t/demo/").status_code == 200
+    assert Identity.objects.get(user=user).looked_up
+    token = signed_for(provider, issuer, sub=Identity.objects.get(user=user).sub)
+    assert Client().get("/api/v1/me", headers={"authorization": f"Bearer {token}"}).status_code == 200
     provider.switch_off("admin")
-    Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
-    assert oidc.identities_check() >= 1
+    assert check_now(user) >= 1
     assert client.get("/t/demo/").status_code == 302
-    assert ApiKey.objects.get(pk=key.pk).revoked_at is not None
+    assert all(ApiKey.objects.get(pk=key.pk).revoked_at for key in keys)
+    assert Client().get("/api/v1/me", headers={"authorization": f"Bearer {token}"}).status_code == 401  # made before it was switched off
+    assert check_now(user) == 0  # ended once
 
 
 def test_a_workspace_brings_its_own_provider(issuer, provider):
@@ -253,55 +291,129 @@ def test_a_workspace_brings_its_own_provider(issuer, provider):
     assert Secret.open(row.client_secret) == "s" and "s" != row.client_secret
 
 
-def test_a_key_outlives_a_sign_out_but_not_the_account(issuer, provider):
+def test_a_key_outlives_a_sign_out_but_not_the_account(issuer, offline_provider):
     """Offline tokens: signing out of portal and provider says nothing about the account; switching it off ends the key."""
-    assert issuer.endpoints["offline"]
-    client, _, _ = sign_in(issuer, "owner")
+    anew("owner@example.org")
+    offline = save(offline_provider)
+    assert offline.checked_by == "offline token"
+    client, _, _ = sign_in(offline, "owner")
     user = User.objects.get(email="owner@example.org")
-    key, _ = api_key_issue(tenant=Tenant.objects.get(slug="demo"), name="of owner", actor=Actor(user.id, frozenset(PERMISSIONS["owner"])))
+    key, _ = key_of(user)
     out = client.post("/accounts/logout/")
     requests.get(out["Location"], timeout=10, allow_redirects=False)
     for gone in (False, True):
         if gone:
-            provider.switch_off("owner")
-        Identity.objects.filter(user=user).update(checked_at="2020-01-01T00:00:00Z")
-        oidc.identities_check()
+            offline_provider.switch_off("owner")
+        check_now(user)
         key.refresh_from_db()
         assert (key.revoked_at is not None) == gone
 
 
-def test_without_offline_tokens_a_sign_out_revokes_no_key(plain_provider, issuer):
-    plain = oidc.issuer_save(tenant=None, actor=SYSTEM, name="Plain", issuer=plain_provider.url, client_id="voice-portal", client_secret="portal-secret-for-tests")
-    assert not plain.endpoints["offline"]
-    Identity.objects.filter(user__email="viewer@example.org").delete()
-    User.objects.filter(email="viewer@example.org").delete()
-    browser = requests.Session()
-    client, _, _ = sign_in(plain, "viewer", browser=browser)
+def test_who_signed_out_and_is_switched_off_loses_the_keys_within_a_minute_on_the_clock(issuer, provider):
+    """The worst case: nobody is signed in any more, and no token of theirs lives. As the worker does it, every ten seconds."""
+    anew("billing@example.org")
+    client, _, _ = sign_in(issuer, "billing")
+    user = User.objects.get(email="billing@example.org")
+    key, _ = key_of(user)
+    requests.get(client.post("/accounts/logout/")["Location"], timeout=10, allow_redirects=False)
+    Identity.objects.filter(user=user).update(refresh_token="")
+    assert check_now(user) == 0 and ApiKey.objects.get(pk=key.pk).usable  # asked about and alive: this second
+    provider.switch_off("billing")
+    began = time.monotonic()
+    while ApiKey.objects.get(pk=key.pk).usable:
+        assert time.monotonic() - began < 60
+        time.sleep(10)
+        liveness.identities_check()
+    print(f"switched off at the provider -> keys revoked: {time.monotonic() - began:.1f} s")
+
+
+def test_keys_of_whom_nobody_can_be_asked_about_rest_until_they_sign_in_again(issuer, plain_provider):
+    anew("viewer@example.org")
+    plain = save(plain_provider)
+    assert plain.checked_by == "session"
+    client, _, _ = sign_in(plain, "viewer")
     user = User.objects.get(email="viewer@example.org")
-    assert Identity.objects.get(user=user).refresh_token
+    keys = key_of(user)
+
+    def states() -> set[str]:
+        return {ApiKey.objects.get(pk=key.pk).state for key in keys}
+
+    check_now(user)
+    assert states() == {"active"} and Identity.objects.get(user=user).refresh_token
     requests.get(client.post("/accounts/logout/")["Location"], timeout=10, allow_redirects=False)
     assert Identity.objects.get(user=user).refresh_token == ""  # the provider would refuse it now, whoever lives
-    assert oidc.identities_check() == 0
+    liveness.identities_check()
+    assert states() == {"active"}  # it vouched for them half a minute ago
+    assert check_now(user) == 0 and states() == {"resting"}
+    sign_in(plain, "viewer")
+    assert states() == {"active"}
+    plain.refresh_from_db()
+    save(plain_provider, trust_minutes=60)  # a workspace may trust longer
+    Identity.objects.filter(user=user).update(refresh_token="", checked_at=timezone.now() - timedelta(minutes=59))
+    assert liveness.identities_check() == 0 and states() == {"active"}
+    Identity.objects.filter(user=user).update(checked_at=timezone.now() - timedelta(minutes=61))
+    assert liveness.identities_check() == 0 and states() == {"resting"}
+    with pytest.raises(BadRequest):
+        save(plain_provider, trust_minutes=-1)
 
 
-def test_a_session_is_renewed_without_a_word_and_ends_with_that_of_the_provider(issuer):
-    browser = requests.Session()
-    client, _, _ = sign_in(issuer, "developer", browser=browser)
+def test_a_session_refused_there_ends_here_and_an_outage_ends_nobody(issuer, plain_provider):
+    anew("developer@example.org")
+    plain = save(plain_provider)
+    client, _, _ = sign_in(plain, "developer")
+    user = User.objects.get(email="developer@example.org")
+    keys = key_of(user)
+    plain_provider.stop()
+    assert check_now(user) == 0 and client.get("/t/demo/").status_code == 200 and ApiKey.objects.get(pk=keys[0].pk).usable
+    plain_provider.start()
+    plain_provider.switch_off("developer")
+    check_now(user)
+    assert client.get("/t/demo/").status_code == 302 and not ApiKey.objects.get(pk=keys[0].pk).usable
 
-    def due():
-        session = client.session
-        session["oidc_renew_at"] = 1
-        session.save()
-        asked = client.get("/t/demo/agents")
-        begun = client.get(asked["Location"])
+
+def test_a_sub_that_the_look_up_does_not_know_is_no_end_but_the_keys_rest(issuer):
+    """Pairwise subjects: a 404 about one who was never found there says nothing; they are trusted like whom nobody can be asked about."""
+    user = User(email=f"pairwise-{time.time_ns()}@example.org")
+    user.set_unusable_password()
+    user.save()
+    identity = Identity.objects.create(user=user, issuer=issuer, sub="another-name")
+    key, _ = key_of(user)
+    assert check_now(user) == 0 and ApiKey.objects.get(pk=key.pk).state == "resting"
+    identity.refresh_from_db()
+    assert identity.ended_at is None and identity.unvouched_at
+
+
+def test_a_session_is_renewed_without_a_word_and_ends_with_that_of_the_provider(issuer, plain_provider):
+    """Of a provider that gives no refresh token: each page, a minute after the last word, asks by way of the browser."""
+    anew("developer@example.org")
+    plain, browser = save(plain_provider), requests.Session()
+    client, _, _ = sign_in(plain, "developer", browser=browser)
+    identity = Identity.objects.filter(issuer=plain, user__email="developer@example.org")
+
+    def late() -> None:
+        identity.update(refresh_token="", checked_at=timezone.now() - timedelta(seconds=60))
+
+    def renewed(asked):
+        begun = client.get(asked)
         assert "prompt=none" in begun["Location"]
         back = browser.get(begun["Location"], timeout=10, allow_redirects=False)
         return client.get(back.headers["Location"].removeprefix("http://testserver"))
 
-    answer = due()
-    assert answer.status_code == 302 and answer["Location"] == "/t/demo/agents" and client.get("/t/demo/agents").status_code == 200
+    late()
+    answer = renewed(client.get("/t/demo/agents")["Location"])
+    assert answer.status_code == 302 and answer["Location"] == "/t/demo/agents"
+    identity.update(refresh_token="")
+    assert client.get("/t/demo/agents").status_code == 200
+    late()
+    assert client.get("/api/v1/me").status_code == 401  # a program is told
+    sent = client.post("/t/demo/agents", {"name": "x"}, headers={"referer": "http://testserver/t/demo/agents"})
+    assert "next=%2Ft%2Fdemo%2Fagents" in sent["Location"]
+    part = client.get("/t/demo/sessions", headers={"hx-request": "true", "hx-current-url": "http://testserver/t/demo/sessions?x=1"})
+    assert "next=%2Ft%2Fdemo%2Fsessions" in part["HX-Redirect"]
+    elsewhere = client.get("/t/demo/sessions", headers={"hx-request": "true", "hx-current-url": "https://evil.example/x"})
+    assert "next=%2F&" in elsewhere["HX-Redirect"]
     browser.cookies.clear()  # signed out there
-    assert due()["Location"] == "/accounts/login/" and client.get("/t/demo/agents").status_code == 302
+    assert renewed(client.get("/t/demo/agents")["Location"])["Location"] == "/accounts/login/" and client.get("/t/demo/agents").status_code == 302
 
 
 def test_a_wrong_nonce_ends_the_sign_in(issuer):
@@ -332,7 +444,7 @@ def test_a_workspaces_provider_may_not_lead_into_our_network(issuer, provider, s
             oidc.issuer_save(tenant=tenant, actor=owner, name="X", issuer=where, client_id="c", client_secret="s")
     inside = Issuer.objects.create(tenant=tenant, name="X", issuer="https://x.example", client_id="c", endpoints={n: "https://127.0.0.1/x" for n in ("jwks", "token", "userinfo")})
     with pytest.raises(requests.RequestException, match="public"):
-        oidc._ask(inside, "GET", "jwks")
+        oidc.ask(inside, "GET", "jwks")
 
 
 def test_the_provider_rotates_its_keys(issuer, provider, signed):

@@ -23,6 +23,8 @@ def fill(redirects: list[str]) -> None:
             "post_logout_redirect_uris": " ".join([client["attributes"]["post.logout.redirect.uris"], *(r.split("/oidc/")[0] + "/" for r in redirects)]),
         })  # fmt: skip
     for entry in realm["users"]:
+        if "serviceAccountClientId" in entry:
+            continue
         user, _ = User.objects.update_or_create(username=entry["username"], defaults={
             "email": entry["email"], "first_name": entry["firstName"], "is_active": entry["enabled"], "last_name": "" if entry["emailVerified"] else "unverified",
         })  # fmt: skip

@@ -1,5 +1,6 @@
 """Settings of the provider. Its folder holds the database and the signing key."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 FOLDER = Path(os.environ["IDP_FOLDER"])
 PORT = int(os.environ.get("IDP_PORT", "18080"))
 REALM = "vivavoce"
+REALM_FILE = Path(__file__).resolve().parents[2] / "deploy" / "keycloak" / "realm.json"
+# Clients with a service account that may look accounts up
+SERVICE_ACCOUNTS = {u["serviceAccountClientId"] for u in json.loads(REALM_FILE.read_text())["users"]
+                    if "view-users" in u.get("clientRoles", {}).get("realm-management", ())} if os.environ.get("IDP_LOOKUP", "1") == "1" else set()  # fmt: skip
 ISSUER = f"http://localhost:{PORT}/realms/{REALM}"
 
 

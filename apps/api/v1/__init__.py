@@ -7,11 +7,19 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from apps.api.explorer import Explorer
-from apps.api.v1 import account, admin, agents, billing, impersonations, issuers, keys, people, records, team, usage
+from apps.api.v1 import account, admin, agents, billing, domains, examples, impersonations, issuers, keys, people, records, team, usage
 from apps.api.v1.base import Key, Member, OperatorKey, OperatorSession
 from apps.common.errors import BadRequest, MissingApiKey, NotFound, Unprocessable, VivavoceError
 
-api = NinjaAPI(title="Vivavoce", version="1", description="Workspaces, agents, keys, team, sessions, usage and audit. Errors have one shape; "
+
+class Api(NinjaAPI):
+    def get_openapi_schema(self, **kwargs):
+        document = super().get_openapi_schema(**kwargs)
+        examples.fill(document, self.root_path if kwargs.get("path_prefix") is None else kwargs["path_prefix"])
+        return document
+
+
+api = Api(title="Vivavoce", version="1", description="Workspaces, agents, keys, team, sessions, usage and audit. Errors have one shape; "
                "lists are paged by cursor; a creating POST takes `Idempotency-Key`.", urls_namespace="api-v1", auth=[Key(), Member()], docs=Explorer())  # fmt: skip
 api.add_router("", account.router, tags=["workspace"])
 api.add_router("", people.router, tags=["people"])
@@ -24,6 +32,7 @@ api.add_router("usage", usage.router, tags=["usage"])
 api.add_router("billing", billing.router, tags=["billing"])
 api.add_router("admin", billing.platform, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 api.add_router("admin", admin.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
+api.add_router("admin", domains.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 api.add_router("admin", impersonations.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 api.add_router("admin", issuers.platform, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 

@@ -93,6 +93,11 @@ def answers(ok: int = 200, schema: Any = None) -> dict:
     return {ok: schema, ERRORS: ErrorBody}
 
 
+def file_answer(kind: str) -> dict:
+    """`openapi_extra` of an operation that answers with a file."""
+    return {"responses": {200: {"description": "OK", "content": {kind: {"schema": {"type": "string", **({"format": "binary"} if kind == "application/pdf" else {})}}}}}}
+
+
 class Page(Schema, Generic[T]):
     object: str = "list"
     data: list[T]
@@ -126,7 +131,9 @@ def Limit() -> Any:
 
 
 def _enter(request: HttpRequest, tenant: Tenant, actor: Actor, key: ApiKey | None) -> Actor:
-    """Count the request, bind the tenant. Raises RateLimited."""
+    """Count the request, bind the tenant. Raises RateLimited, NotFound (asked at another workspace's host)."""
+    if request.own_slug not in ("", tenant.slug):
+        raise NotFound("This host is another workspace's.")
     request.rate = limiter().spend(levels_of(tenant, key), "requests_per_minute", scope=REST)
     request.tenant, request.actor = tenant, actor
     rebind(tenant)
@@ -167,7 +174,7 @@ class Member(SessionAuth):
 
 
 def _member(request: HttpRequest, user) -> Actor:
-    slug = request.headers.get(TENANT_HEADER, "")
+    slug = request.headers.get(TENANT_HEADER, "") or request.own_slug
     if not slug:
         members = memberships_of(user)
         if len(members) != 1:

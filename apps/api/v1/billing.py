@@ -5,12 +5,12 @@ from django.conf import settings
 from django.http import HttpResponse
 from ninja import Field, Router
 
-from apps.api.v1.base import Body, Limit, Page, Schema, answers, creates, needs, page
+from apps.api.v1.base import Body, Limit, Page, Schema, answers, creates, file_answer, needs, page, tenant_row
 from apps.billing import documents, reconciliation, selectors, services, stripe
 from apps.billing.invoicing import credit_give, invoice_credit
 from apps.billing.models import Invoice, Plan, Subscription
 from apps.common.errors import Conflict, NotFound
-from apps.tenants.models import TEMPLATE_SCHEMA, Tenant
+from apps.tenants.models import Tenant
 
 router, platform = Router(), Router()
 Currency, Interval = Literal["usd", "eur", "gbp"], Literal["month", "year"]
@@ -332,13 +332,13 @@ def entries(request, invoice_id: str, line_id: int, limit: int = Limit(), after:
     return 200, page(selectors.line_entries(line), order="id", after=after, limit=limit)
 
 
-@router.get("invoices/{invoice_id}/pdf", response=answers(200), summary="The invoice as PDF")
+@router.get("invoices/{invoice_id}/pdf", response=answers(200), summary="The invoice as PDF", openapi_extra=file_answer("application/pdf"))
 @needs("billing.read")
 def invoice_pdf(request, invoice_id: str):
     return HttpResponse(documents.invoice_pdf(selectors.invoice_get(request.tenant, invoice_id)), content_type="application/pdf")
 
 
-@router.get("invoices/{invoice_id}/csv", response=answers(200), summary="The invoice's lines as CSV")
+@router.get("invoices/{invoice_id}/csv", response=answers(200), summary="The invoice's lines as CSV", openapi_extra=file_answer("text/csv"))
 @needs("billing.read")
 def invoice_csv(request, invoice_id: str):
     return HttpResponse(documents.invoice_csv(selectors.invoice_get(request.tenant, invoice_id)), content_type="text/csv; charset=utf-8")
@@ -390,10 +390,7 @@ class RevenueOut(Schema):
 
 
 def _row(tenant_id: str) -> Subscription:
-    tenant = None if "\0" in tenant_id else Tenant.objects.exclude(schema_name=TEMPLATE_SCHEMA).filter(pk=tenant_id).first()
-    row = services.subscription_get(tenant) if tenant else None
-    if tenant is None:
-        raise NotFound(f"no workspace {tenant_id[:60]!r}")
+    row = services.subscription_get(tenant_row(tenant_id))
     if row is None:
         raise Conflict("this workspace has bought nothing yet")
     return row

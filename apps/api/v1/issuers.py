@@ -7,7 +7,7 @@ from ninja import Field, Router
 from apps.accounts.models import Issuer
 from apps.api.v1.base import Body, Schema, answers, creates, needs
 from apps.common.errors import NotFound
-from apps.teams.oidc import issuer_remove, issuer_save
+from apps.teams.oidc import TRUST_MINUTES, issuer_remove, issuer_save
 
 router = Router()
 platform = Router()
@@ -22,6 +22,8 @@ class IssuerOut(Schema):
     roles: dict[str, str]
     default_role: str
     active: bool
+    checked_by: str = Field(description="how we learn that somebody was switched off there: look-up, offline token or session")
+    trust_minutes: int
     created_at: datetime
     sign_in: str = Field(description="where its people sign in")
 
@@ -38,6 +40,7 @@ class IssuerIn(Body):
     claim: str = Field("groups", max_length=80, examples=["groups"])
     roles: dict[str, str] = Field({}, examples=[{"/staff": "developer"}], description="value of the claim to role; never owner")
     default_role: str = Field("", max_length=16, examples=["viewer"])
+    trust_minutes: int = Field(0, ge=0, le=TRUST_MINUTES, description="of people the provider cannot be asked about: how long their keys go on without word of them")
 
 
 def _one(request, issuer_id: str) -> Issuer:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 from django.http import HttpResponse
 from ninja import Field, Router
 
-from apps.api.v1.base import Body, Limit, Page, Schema, answers, needs, page
+from apps.api.v1.base import Body, Limit, Page, Schema, answers, file_answer, needs, page
 from apps.common.errors import BadRequest
 from apps.usage import selectors
 from apps.usage.accounts import account_set_cap
@@ -95,7 +95,7 @@ def breakdown(request, by: Literal["day", "agent", "key"] = "day", first: str | 
     return 200, {"first": span.first, "last": span.last, "zone": span.zone, "by": by, "data": rows, "totals": found.totals, "unbilled": selectors.unbilled_of(span)}
 
 
-@router.get("csv", response=answers(200), summary="The same by day, agent, key and meter, as CSV")
+@router.get("csv", response=answers(200), summary="The same by day, agent, key and meter, as CSV", openapi_extra=file_answer("text/csv"))
 @needs("usage.read")
 def export(request, first: str | None = None, last: str | None = None, zone: str = "UTC"):
     return HttpResponse("".join(selectors.usage_csv(_span(first, last, zone))), content_type="text/csv; charset=utf-8")

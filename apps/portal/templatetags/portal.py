@@ -10,7 +10,7 @@ register = template.Library()
 
 TONES = {
     "active": "ok", "live": "ok live", "completed": "ok", "paid": "ok", "done": "ok", "verified": "ok", "ready": "ok",
-    "rotated": "warn", "expired": "warn", "cancelled": "warn", "incomplete": "warn", "past_due": "warn", "open": "info", "draft": "info", "trialing": "info",
+    "rotated": "warn", "resting": "warn", "expired": "warn", "cancelled": "warn", "incomplete": "warn", "past_due": "warn", "open": "info", "draft": "info", "trialing": "info",
     "suspended": "bad", "revoked": "bad", "failed": "bad", "unpaid": "bad",
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
@@ -20,7 +21,8 @@ from apps.teams.selectors import memberships_of
 @login_required
 @require_safe
 def account(request: HttpRequest) -> HttpResponse:
-    return render(request, "portal/account.html", {"memberships": memberships_of(request.user), "has_mfa": is_mfa_enabled(request.user)})
+    members = [m for m in memberships_of(request.user) if request.own_slug in ("", m.tenant.slug)]
+    return render(request, "portal/account.html", {"memberships": members, "has_mfa": is_mfa_enabled(request.user)})
 
 
 @login_required
@@ -35,7 +37,7 @@ def sign_out_everywhere(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def docs(request: HttpRequest) -> HttpResponse:
-    members = memberships_of(request.user) if request.user.is_authenticated else []
+    members = [m for m in memberships_of(request.user) if request.own_slug in ("", m.tenant.slug)] if request.user.is_authenticated else []
     return render(request, "portal/docs.html", {
         "memberships": members, "key": "vv_…", "base_url": settings.GATEWAY_URL + "/v1", "ws_url": settings.GATEWAY_WS_URL + "/v1/realtime",
     })  # fmt: skip
@@ -48,10 +50,10 @@ def terms(request: HttpRequest) -> HttpResponse:
 
 
 def issuers(request: HttpRequest) -> dict:
-    """Context of the sign-in page: the platform's providers."""
+    """Context of the sign-in page: the platform's providers, and on a workspace's own host those of that one."""
     if not request.path.startswith("/accounts/"):
         return {}
-    return {"issuers": list(Issuer.objects.filter(tenant=None, active=True))}
+    return {"issuers": list(Issuer.objects.filter(Q(tenant=None) | Q(tenant__slug=request.own_slug), active=True))}
 
 
 # Impersonation: an operator sees what a member sees; read only unless asked for, and audited

@@ -39,7 +39,9 @@ EXAMPLE = (("end of speech", 0, 89.3, 536), ("recognition", 89.3, 7.9, 47), ("la
 @never_cache
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
-    """For strangers what this is; for members their workspaces."""
+    """For strangers what this is; for members their workspaces. On a workspace's own host: that one."""
+    if request.own_slug:
+        return redirect("overview", slug=request.own_slug) if request.user.is_authenticated else redirect("account_login")
     if not request.user.is_authenticated:
         return render(request, "portal/landing.html", {"example": EXAMPLE, "base_url": settings.GATEWAY_URL + "/v1"})
     memberships = memberships_of(request.user)
