@@ -9,7 +9,8 @@ class AuditEntry(models.Model):
     """Who did what; append-only (the database refuses update and delete). In the schema of what was changed.
 
     The lines of a schema form a chain: `seq` has no gaps and `digest` covers the line and the digest before it, so that a
-    line cannot be changed, removed or slipped in without `manage.py audit verify` naming it.
+    line cannot be changed, removed or slipped in without `manage.py audit verify` naming it. Where the chain ends is kept in
+    `public.vivavoce_audit_heads`, so that its last lines cannot be cut off unseen.
     """
 
     id = models.CharField(primary_key=True, max_length=40, default=audit_id, editable=False)

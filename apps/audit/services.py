@@ -28,12 +28,35 @@ def audit_record(*, actor: Actor, action: str, target: str, before: dict[str, An
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(current_schema()))", [LOCK])
-        last = AuditEntry.objects.order_by("-seq").values_list("seq", "digest").first() or (0, GENESIS)
+            last = _head(cursor) or (0, GENESIS)
         entry = AuditEntry(seq=last[0] + 1, at=timezone.now(), actor=actor.id, key_id=actor.key_id, ip=where.ip, request_id=where.request_id,
                            action=action, target=target[:60], before=before or {}, after=after or {}, previous=last[1])  # fmt: skip
         entry.digest = digest(entry)
         entry.save(force_insert=True)
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO public.vivavoce_audit_heads AS h VALUES (current_schema(), %s, %s) ON CONFLICT (chain) DO UPDATE "
+                           "SET seq = excluded.seq, digest = excluded.digest", [entry.seq, entry.digest])  # fmt: skip
     return entry
+
+
+def _head(cursor) -> tuple[int, str] | None:
+    """(seq, digest) of the last line of the bound schema's chain, kept apart from the chain."""
+    cursor.execute("SELECT seq, digest FROM public.vivavoce_audit_heads WHERE chain = current_schema()")
+    return cursor.fetchone()
+
+
+def audit_heads() -> dict[str, list]:
+    """schema -> [lines, digest of the last one], of erased workspaces too: to be kept where nobody can change both."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT chain, seq, digest FROM public.vivavoce_audit_heads ORDER BY chain")
+        return {chain: [seq, found] for chain, seq, found in cursor.fetchall()}
+
+
+def audit_head() -> dict[str, Any]:
+    """Of the bound schema, for the line that outlives it."""
+    with connection.cursor() as cursor:
+        seq, found = _head(cursor) or (0, GENESIS)
+    return {"lines": seq, "digest": found}
 
 
 def digest(entry: AuditEntry) -> str:
@@ -42,8 +65,13 @@ def digest(entry: AuditEntry) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
 
 
-def audit_verify() -> tuple[int, str]:
-    """(lines, what is wrong with the first bad one, "" = the chain holds) of the bound schema."""
+def audit_verify(known: list | tuple | None = None) -> tuple[int, str]:
+    """(lines, what is wrong with the first bad one, "" = the chain holds) of the bound schema.
+
+    `known`: (lines, digest) that somebody wrote down earlier; that line must still be there as it was.
+    """
+    with connection.cursor() as cursor:  # before the walk: lines that come meanwhile are beyond it
+        head = _head(cursor)
     count, previous = 0, GENESIS
     for entry in AuditEntry.objects.order_by("seq").iterator(2000):
         count += 1
@@ -51,7 +79,14 @@ def audit_verify() -> tuple[int, str]:
             return count, f"line {count} is missing (found {entry.seq})"
         if entry.previous != previous or entry.digest != digest(entry):
             return count, f"line {entry.seq} ({entry.id}) was changed"
+        for where, end in (("the head", head), ("what was written down", known)):
+            if end and entry.seq == end[0] and entry.digest != end[1]:
+                return count, f"line {entry.seq} ({entry.id}) is not the one that {where} names: the chain was written anew"
         previous = entry.digest
+    if count and not head:
+        return count, "the head of the chain is missing"
+    if missing := max((end[0] for end in (head, known) if end), default=0) - count:
+        return count, f"the last {missing} lines are missing" if missing > 0 else ""
     return count, ""
 
 

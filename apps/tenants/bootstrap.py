@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from django.conf import settings
 from django.db import connection
 
@@ -29,15 +32,32 @@ def migrated() -> bool:
         return cursor.fetchone() == (fingerprint(),)
 
 
+LOCK, LOCK_WAIT = 0x766F_6264, "1h"
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of all processes on this database; another waits, an hour at most. The lock lives on a connection of its own, so that it ends with it."""
+    with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as lock:
+        lock.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_WAIT])
+        lock.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        yield
+
+
 def prepare(verbosity: int = 0, say=None) -> bool:
     """Migrate everything unless nothing changed, `say(done, all, slug, problem)` after each workspace. True when there was something to do.
 
     Raises MigrationFailed when a workspace stays behind.
     """
-    from apps.tenants.services import migrate_all
-
     if migrated():
         return False
+    with one_at_a_time():
+        return not migrated() and _migrate(verbosity, say)
+
+
+def _migrate(verbosity: int, say) -> bool:
+    from apps.tenants.services import migrate_all
+
     migrate_all(verbosity, say)
     with bound_public(), connection.cursor() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS public.vivavoce_schema (one boolean PRIMARY KEY DEFAULT true, fingerprint text NOT NULL)")

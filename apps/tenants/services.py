@@ -11,7 +11,7 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.utils import timezone
 from django_tenants.utils import schema_exists
 
-from apps.audit.services import audit_record
+from apps.audit.services import audit_head, audit_record
 from apps.common.actors import Actor
 from apps.common.errors import BadRequest, Conflict
 from apps.common.fallbacks import check_fallbacks
@@ -129,7 +129,7 @@ def _up_to_date(schema: str) -> bool:
         return cursor.fetchone()[0]
 
 
-def _change(tenant: Tenant, actor: Actor, action: str, allowed: set[str], **values) -> None:
+def _change(tenant: Tenant, actor: Actor, action: str, allowed: set[str], noted: dict | None = None, /, **values) -> None:
     """Change a tenant's state under lock, with a line in its own audit and in the operators'. Raises Conflict from a state not in `allowed`."""
     with bound_public(), transaction.atomic():
         row = Tenant.objects.select_for_update().get(pk=tenant.pk)
@@ -137,7 +137,7 @@ def _change(tenant: Tenant, actor: Actor, action: str, allowed: set[str], **valu
             raise Conflict(f"workspace {row.slug!r} is {row.status}; this needs one that is {' or '.join(sorted(allowed))}")
         before = {name: _plain(getattr(row, name)) for name in values}
         Tenant.objects.filter(pk=row.pk).update(**values)
-        line = {"actor": actor, "action": action, "target": tenant.id, "before": before, "after": {n: _plain(v) for n, v in values.items()}}
+        line = {"actor": actor, "action": action, "target": tenant.id, "before": before, "after": {n: _plain(v) for n, v in values.items()} | (noted or {})}
         audit_record(**line)
         if row.status != Status.ERASED and values.get("status") != Status.ERASED:
             with bound(row):
@@ -180,7 +180,9 @@ def tenant_erase(*, tenant: Tenant, actor: Actor) -> None:
     actor.require("platform")
     with bound_public(), transaction.atomic():
         schema = tenant.schema_name
-        _change(tenant, actor, "tenant.erased", {Status.CLOSED}, status=Status.ERASED, email="", name="(erased)", erase_at=None, milestones={},
+        with bound(tenant):
+            head = audit_head()
+        _change(tenant, actor, "tenant.erased", {Status.CLOSED}, {"audit": head}, status=Status.ERASED, email="", name="(erased)", erase_at=None, milestones={},
                 tool_hosts=[], allowed_origins=[], fallbacks={}, limits={})  # fmt: skip
         for related in ("api_keys", "memberships", "invitations", "issuers", "domains", "impersonations"):
             getattr(tenant, related).all().delete()

@@ -11,10 +11,11 @@ from django.db import connection
 from django.db.utils import IntegrityError
 
 from apps.audit.models import AuditEntry
-from apps.audit.services import audit_record, audit_verify, safe_cell
+from apps.audit.services import audit_heads, audit_record, audit_verify, safe_cell
 from apps.common.actors import SYSTEM, Origin, coming_from
 from apps.onboarding.services import workspace_create
 from apps.tenants.context import bound, bound_public
+from apps.tenants.services import tenant_close, tenant_erase
 
 
 @pytest.fixture
@@ -58,6 +59,58 @@ def test_a_change_behind_its_back_is_found(tenant, change, capsys):
     with pytest.raises(CommandError):
         call_command("audit", "verify", tenant.slug)
     assert "3" in capsys.readouterr().out
+
+
+def as_superuser(*statements: str) -> None:
+    """As a superuser of the database might, past the triggers."""
+    with connection.cursor() as cursor:
+        for statement in ("SET session_replication_role = replica", *statements, "SET session_replication_role = origin"):
+            cursor.execute(statement)
+
+
+def test_last_lines_that_were_cut_off_are_missed_also_after_more_were_written(tenant):
+    for n in range(5):
+        audit_record(actor=SYSTEM, action="test.done", target=str(n))
+    count = AuditEntry.objects.count()
+    as_superuser(f"DELETE FROM audit_auditentry WHERE seq > {count - 2}")
+    assert audit_verify() == (count - 2, "the last 2 lines are missing")
+    audit_record(actor=SYSTEM, action="test.done", target="after")  # goes on where the chain ended, not where it ends now
+    assert "is missing" in audit_verify()[1]
+    with pytest.raises(IntegrityError):
+        connection.cursor().execute("DELETE FROM public.vivavoce_audit_heads WHERE chain = current_schema()")
+    as_superuser("DELETE FROM audit_auditentry WHERE seq > 1", "DELETE FROM public.vivavoce_audit_heads WHERE chain = current_schema()")
+    assert audit_verify()[1] == "the head of the chain is missing"
+
+
+def test_a_chain_written_anew_with_its_head_is_seen_by_what_was_written_down(tenant, tmp_path, capsys):
+    for n in range(3):
+        audit_record(actor=SYSTEM, action="test.done", target=str(n))
+    call_command("audit", "heads")
+    (tmp_path / "heads.json").write_text(capsys.readouterr().out)
+    call_command("audit", "verify", tenant.slug, heads=tmp_path / "heads.json")
+    as_superuser("DELETE FROM audit_auditentry", "DELETE FROM public.vivavoce_audit_heads WHERE chain = current_schema()")
+    for n in range(9):
+        audit_record(actor=SYSTEM, action="test.forged", target=str(n))
+    assert audit_verify()[1] == ""  # whole in itself
+    with pytest.raises(CommandError):
+        call_command("audit", "verify", tenant.slug, heads=tmp_path / "heads.json")
+    assert "written anew" in capsys.readouterr().out
+
+
+def test_the_end_of_an_erased_workspaces_chain_is_in_the_operators_log(tenant, capsys):
+    audit_record(actor=SYSTEM, action="test.done", target="x")
+    with bound_public():
+        tenant_close(tenant=tenant, actor=SYSTEM)
+        with bound(tenant):
+            lines, digest = AuditEntry.objects.values_list("seq", "digest").first()
+        tenant_erase(tenant=tenant, actor=SYSTEM)
+        assert AuditEntry.objects.get(action="tenant.erased", target=tenant.id).after["audit"] == {"lines": lines, "digest": digest}
+        assert audit_heads()[tenant.schema_name] == [lines, digest]
+        as_superuser(f"UPDATE public.vivavoce_audit_heads SET seq = seq + 1 WHERE chain = '{tenant.schema_name}'")
+        with pytest.raises(CommandError):
+            call_command("audit", "verify")
+        assert f"{tenant.slug} (erased)" in capsys.readouterr().out
+        as_superuser(f"UPDATE public.vivavoce_audit_heads SET seq = seq - 1 WHERE chain = '{tenant.schema_name}'")
 
 
 def test_cells_are_no_formulas():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -97,3 +99,41 @@ def test_rules_board_and_scaling_name_metrics_that_exist(stack):
     for query in queries:
         for name in re.findall(r"\bvoice_\w+", query):
             assert name in known or re.sub(r"_(bucket|sum|count)$", "", name) in known, f"{name} in {query}"
+
+
+REALM = ROOT / "deploy" / "keycloak" / "realm.json"
+TYPES = "@keycloak/keycloak-admin-client/lib/defs/realmRepresentation.js"
+SCOPES = {"basic", "profile", "email", "roles", "web-origins", "offline_access"}  # those of Keycloak's own that we name
+MAPPERS = {"oidc-group-membership-mapper", "oidc-audience-mapper"}
+
+
+def misfits(text: str) -> str:
+    """What Keycloak's own types (of its admin client) say against a realm file; "" = nothing."""
+    subprocess.run(["sh", str(ROOT / "tests" / "clients" / "install.sh"), sys.executable], check=True, timeout=280)
+    folder = ROOT / "build" / "clients"
+    source = folder / "realm.ts"
+    source.write_text(f'import type RealmRepresentation from "{TYPES}";\nexport const realm: RealmRepresentation = {text};\n')
+    path = f"{ROOT / '.venv-clients' / 'bin'}:{os.environ['PATH']}"
+    command = [str(folder / "node_modules" / ".bin" / "tsc"), "--strict", "--noEmit", "--skipLibCheck", "--module", "nodenext", "--target", "es2022", source.name]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "PATH": path}).stdout
+
+
+def test_the_realm_file_has_the_types_of_keycloak():
+    """Without Keycloak: its shape, by the types its maker ships. What types cannot say (names of scopes and mappers) is asked below."""
+    text = REALM.read_text()
+    assert misfits(text) == ""
+    assert "redirectUrls" in misfits(text.replace("redirectUris", "redirectUrls")) and "TS2322" in misfits(text.replace('"enabled": true', '"enabled": "yes"'))
+
+
+def test_the_realm_file_holds_what_the_portal_needs():
+    realm = json.loads(REALM.read_text())
+    [client] = realm["clients"]
+    assert client["serviceAccountsEnabled"] and client["standardFlowEnabled"] and not client["implicitFlowEnabled"] and not client["publicClient"]
+    assert client["attributes"]["pkce.code.challenge.method"] == "S256" and client["redirectUris"] == ["http://localhost:28000/oidc/callback/"]
+    assert set(client["defaultClientScopes"]) | set(client["optionalClientScopes"]) == SCOPES and {m["protocolMapper"] for m in client["protocolMappers"]} == MAPPERS
+    [service] = [u for u in realm["users"] if "serviceAccountClientId" in u]  # looks accounts up
+    assert service["serviceAccountClientId"] == client["clientId"] and service["clientRoles"] == {"realm-management": ["view-users"]}
+    groups = {f"/{g['name']}/{sub['name']}" for g in realm["groups"] for sub in g["subGroups"]}
+    roles = {"owner", "admin", "developer", "billing", "viewer"}
+    assert roles <= {r["name"] for r in realm["roles"]["realm"]} and groups == {f"/demo/{role}" for role in roles}
+    assert {g for u in realm["users"] for g in u.get("groups", ())} == groups

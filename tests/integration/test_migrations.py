@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -92,6 +93,22 @@ def test_one_that_fails_does_not_stop_the_others(database):
     with bound(tenants[0]), connection.cursor() as cursor:
         cursor.execute("DROP TABLE agents_agent")
     assert bootstrap().wait(120) == 0
+
+
+def test_two_at_once_on_an_empty_database_do_the_work_once(database, tmp_path):
+    """As two containers that start together: one migrates and makes the demo, the other waits and finds nothing to do."""
+    name = f"twice_{time.time_ns() % 10**9}"
+    with bound_public(), connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    url = os.environ["DATABASE_URL"].rpartition("/")[0] + "/" + name
+    runs = [subprocess.Popen([sys.executable, "manage.py", "bootstrap", "--demo", "--json"], cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]  # fmt: skip
+    said = [run.communicate(timeout=280) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    results = [json.loads(out) for out, _ in said]
+    assert sorted(r["migrated"] for r in results) == [False, True] and len({r["tenant"] for r in results}) == 1
+    with bound_public(), connection.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize("after_ms", [0, 100, 300])

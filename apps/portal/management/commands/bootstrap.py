@@ -6,7 +6,7 @@ import sys
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.onboarding.services import demo_ensure
-from apps.tenants.bootstrap import prepare
+from apps.tenants.bootstrap import one_at_a_time, prepare
 from apps.tenants.services import MigrationFailed
 
 
@@ -29,7 +29,10 @@ class Command(BaseCommand):
             changed = prepare(options["verbosity"] - 1, self.say)
         except MigrationFailed as error:
             raise CommandError(str(error)) from error
-        result = {"migrated": changed, **(demo_ensure(known=known) if options["demo"] else {})}
+        result = {"migrated": changed}
+        if options["demo"]:
+            with one_at_a_time():
+                result |= demo_ensure(known=known)
         if options["json"]:
             self.stdout.write(json.dumps(result))
         else:
