@@ -40,6 +40,7 @@ $(VENV)/.test: requirements/test.txt requirements/clients.txt $(VENV)/.run
 	@sh tests/browser/install.sh
 	@sh tests/clients/install.sh $(PYTHON)
 	@sh tests/deploy/install.sh $(CURDIR)/$(VENV)/tools
+	@sh tests/deploy/types.sh
 	@echo "Installing test requirements …"
 	@$(PY) -m pip install --disable-pip-version-check -q --progress-bar on -r requirements/test.txt
 	@touch $@

@@ -280,12 +280,10 @@ def _made_by(user_id: str):
 
 
 def keys_end_with(*, user_id: str) -> None:
-    """Revoke the keys a person made, when the account is gone; what they talk with in a browser ends too."""
+    """Revoke the keys a person made, when the account is gone; what they talk with themselves ends too."""
     for key in _made_by(user_id):
         api_key_revoke(key=key, actor=SYSTEM)
-    for secret in ClientSecret.objects.filter(user_id=user_id):
-        end_sessions(f"key.{secret.id}", "invalid_api_key", "The account was switched off.")
-    ClientSecret.objects.filter(user_id=user_id, expires_at__gt=timezone.now()).update(expires_at=timezone.now())
+    _hang_up(user_id, "The account was switched off.")
 
 
 def keys_rest(*, user_id: str) -> None:
@@ -294,6 +292,15 @@ def keys_rest(*, user_id: str) -> None:
         ApiKey.objects.filter(pk=key.pk).update(rests_since=timezone.now())
         _audit(key.tenant, SYSTEM, "api_key.rested", key.id)
         end_sessions(f"key.{key.id}", "invalid_api_key", "The API key rests until who made it signs in again.")
+    _hang_up(user_id, "Sign in again to go on.")
+
+
+def _hang_up(user_id: str, why: str) -> None:
+    """End what a person connected as themselves (playground, JWT)."""
+    secrets_of = ClientSecret.objects.filter(user_id=user_id)
+    for secret in secrets_of:
+        end_sessions(f"key.{secret.id}", "invalid_api_key", why)
+    secrets_of.filter(expires_at__gt=timezone.now()).update(expires_at=timezone.now())
 
 
 def keys_work_again(*, user_id: str) -> None:

@@ -226,7 +226,8 @@ def bearer_user(token: str) -> User:
         except SuspiciousOperation:
             continue
         found = Identity.objects.select_related("user").filter(issuer=issuer, sub=claims["sub"], user__is_active=True).first()
-        if found and not (found.ended_at and claims["iat"] <= found.ended_at.timestamp()):  # made before the account was switched off
+        since = max((at.timestamp() for at in (found.ended_at, found.unvouched_at) if at), default=0) if found else 0
+        if found and claims["iat"] > since:  # made after the provider was known to vouch no more
             return found.user
     raise refused
 

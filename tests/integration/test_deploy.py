@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -109,11 +108,11 @@ MAPPERS = {"oidc-group-membership-mapper", "oidc-audience-mapper"}
 
 def misfits(text: str) -> str:
     """What Keycloak's own types (of its admin client) say against a realm file; "" = nothing."""
-    subprocess.run(["sh", str(ROOT / "tests" / "clients" / "install.sh"), sys.executable], check=True, timeout=280)
-    folder = ROOT / "build" / "clients"
+    subprocess.run(["sh", str(ROOT / "tests" / "deploy" / "types.sh")], check=True, timeout=150)
+    folder = ROOT / "build" / "types"
     source = folder / "realm.ts"
     source.write_text(f'import type RealmRepresentation from "{TYPES}";\nexport const realm: RealmRepresentation = {text};\n')
-    path = f"{ROOT / '.venv-clients' / 'bin'}:{os.environ['PATH']}"
+    path = f"{os.environ['PATH']}:{ROOT / '.venv-clients' / 'bin'}"
     command = [str(folder / "node_modules" / ".bin" / "tsc"), "--strict", "--noEmit", "--skipLibCheck", "--module", "nodenext", "--target", "es2022", source.name]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "PATH": path}).stdout
 

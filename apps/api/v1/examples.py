@@ -39,6 +39,7 @@ STANDING = {"tenant": "adas-bakery", "meter": "audio_in_ms", "ledger": 61000, "r
 SCHEMAS: dict[str, dict[str, Any]] = {
     "SignedUp": {"tenant_id": TENANT, "tenant_slug": "adas-bakery", "user_id": USER, "agent_id": AGENT, "api_key": "vv_Xa9fK2pQ…", "api_key_prefix": "vv_Xa9fK2pQ"},
     "Workspace": {"id": TENANT, **WORKSPACE, "email": "ada@example.com", "created_at": AT, "tool_hosts": ["api.example.com"], "allowed_origins": [],
+                  "fallbacks": {"llm": {"engine": "openai", "model": "backup"}}, "resume_seconds": 120,
                   "milestones": {"signed_up": AT, "first_session": AT}},
     "Me": {"id": USER, "tenant": "adas-bakery", "permissions": ["agents.read", "sessions.read", "tenant.read"]},
     "Limits": {"limits": {"concurrent_sessions": 100, "requests_per_minute": 6000}, "concurrent_sessions": 3},
