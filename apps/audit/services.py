@@ -19,6 +19,11 @@ from apps.common.errors import BadRequest
 
 LOCK = 0x766F_6963  # advisory lock class: one writer of a chain at a time
 GENESIS = "0" * 64
+# Where a chain goes on: after its head, unless a process of an older release wrote lines and no head
+LAST = """
+SELECT seq, digest FROM (SELECT seq, digest FROM public.vivavoce_audit_heads WHERE chain = current_schema()
+UNION ALL (SELECT seq, digest FROM audit_auditentry ORDER BY seq DESC LIMIT 1)) AS ends ORDER BY seq DESC LIMIT 1
+"""
 CHAINED = ("id", "seq", "actor", "key_id", "ip", "request_id", "action", "target", "before", "after", "previous")
 
 
@@ -28,7 +33,8 @@ def audit_record(*, actor: Actor, action: str, target: str, before: dict[str, An
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(current_schema()))", [LOCK])
-            last = _head(cursor) or (0, GENESIS)
+            cursor.execute(LAST)
+            last = cursor.fetchone() or (0, GENESIS)
         entry = AuditEntry(seq=last[0] + 1, at=timezone.now(), actor=actor.id, key_id=actor.key_id, ip=where.ip, request_id=where.request_id,
                            action=action, target=target[:60], before=before or {}, after=after or {}, previous=last[1])  # fmt: skip
         entry.digest = digest(entry)

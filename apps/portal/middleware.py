@@ -17,8 +17,13 @@ from apps.teams.liveness import must_renew
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 
-def refusal(request: HttpRequest) -> HttpResponse:
-    error = Forbidden("You look at this workspace as somebody else, read only. End it with Back to yourself, or begin again with changes.")
+OF_THE_PERSON = ("/api/v1/me/", "/api/v1/workspaces", "/api/v1/auth/")  # under /api/v1, and no workspace's
+READ_ONLY = "You look at this workspace as somebody else, read only. End it with Back to yourself, or begin again with changes."
+PERSONAL = "You look as somebody else: their account (password, second factor, workspaces) is theirs alone to change. End it with Back to yourself."
+
+
+def refusal(request: HttpRequest, why: str) -> HttpResponse:
+    error = Forbidden(why)
     if request.path_info.startswith("/api/"):
         return JsonResponse(error.to_json(), status=error.status)
     return render(request, "portal/notice.html", {"title": "Read only", "text": error.message}, status=error.status)
@@ -39,11 +44,13 @@ def impersonation(get_response):
 
     def middleware(request):
         state = request.session.get("impersonated") if hasattr(request, "session") else None
-        if state and resolve(request.path_info).url_name != "impersonate-end":
+        if state and resolve(request.path_info).url_name not in ("impersonate-end", "account_logout"):
             if not holds(Impersonation.objects.select_related("user").filter(pk=state["id"]).first()):
                 return over(request)
-            if not state["write"] and request.method not in SAFE:
-                return refusal(request)
+            if request.method not in SAFE and not state["write"]:
+                return refusal(request, READ_ONLY)
+            if request.method not in SAFE and (not request.path.startswith(("/t/", "/api/v1/")) or request.path.startswith(OF_THE_PERSON)):
+                return refusal(request, PERSONAL)
         return get_response(request)
 
     return middleware

@@ -168,11 +168,11 @@ def member_role_change(*, membership: Membership, role: str, actor: Actor) -> No
 
 
 def member_remove(*, membership: Membership, actor: Actor) -> None:
-    """Also how one leaves: everybody may remove themselves. Raises Forbidden, Conflict (the last owner)."""
+    """Also how one leaves: everybody may remove themselves (not who only looks as them). Raises Forbidden, Conflict (the last owner)."""
     with transaction.atomic():
         _lock(membership.tenant)
         membership.refresh_from_db()
-        if actor.id != membership.user_id:
+        if actor.id != membership.user_id or actor.key_id:
             _may(actor, membership.tenant, membership.role)
         _keep_an_owner(membership)
         _audit(membership.tenant, actor, "member.removed", membership.id, before={"user": membership.user_id, "role": membership.role})

@@ -77,7 +77,7 @@ def test_with_changes_it_changes_but_makes_nothing_that_outlives_it(tenant, look
     with bound(tenant):
         line = AuditEntry.objects.filter(action="tenant.updated").first()
     assert (line.actor, line.key_id) == (owner.user_id, made["id"])  # who, and by what
-    for method, path, body in (("post", "keys", {"name": "x"}), ("post", "invitations", {"email": "a@example.com", "role": "owner"})):
+    for method, path, body in (("post", "keys", {"name": "x"}), ("delete", f"members/{owner.id}", None), ("post", "invitations", {"email": "a@example.com", "role": "owner"})):
         assert ask(made["secret"], method, path, body).status_code == 403, path
 
 
@@ -138,6 +138,9 @@ def test_in_the_browser_it_is_in_the_workspaces_log_ends_by_api_and_makes_no_key
     assert client.get(f"/t/{tenant.slug}/keys").status_code == 200
     assert client.post(f"/t/{tenant.slug}/keys", {"name": "x", "scopes": ["realtime:connect"]}).status_code == 404 and not tenant.api_keys.exists()
     assert client.post(f"/t/{tenant.slug}/settings", {"name": "Mended", "email": "", "tool_hosts": "", "allowed_origins": ""}).status_code == 302
+    for path in ("/accounts/password/set/", "/accounts/2fa/totp/activate/", "/new", "/api/v1/me/sessions", "/account/sign-out-everywhere"):
+        assert client.post(path).status_code == 403, path  # the person's own
+    assert client.post(f"/t/{tenant.slug}/team/{member.id}/remove").status_code == 302 and Membership.objects.filter(pk=member.pk).exists()
     row = Impersonation.objects.get(user=member.user)
     with bound(tenant):
         assert AuditEntry.objects.get(action="user.impersonated").after["reason"] == "ticket 9"

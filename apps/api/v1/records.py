@@ -1,5 +1,5 @@
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 
 from django.http import HttpResponse
 from ninja import Router
@@ -81,8 +81,11 @@ def _session(session_id: str) -> VoiceSession:
 
 @router.get("sessions", response=answers(200, Page[SessionOut]), summary="Sessions, newest first")
 @needs("sessions.read")
-def sessions(request, limit: int = Limit(), after: str | None = None):
-    return 200, page(VoiceSession.objects.all(), order="-opened_at", after=after, limit=limit)
+def sessions(request, limit: int = Limit(), after: str | None = None, state: Literal["", "live", "closed"] = "", agent_id: str = "", key_id: str = ""):
+    """Only those in that state, of that agent, by that key."""
+    wanted = {"state": state, "agent_id": agent_id, "key_id": key_id}
+    rows = VoiceSession.objects.filter(**{n: v.replace("\0", "")[:64] for n, v in wanted.items() if v})
+    return 200, page(rows, order="-opened_at", after=after, limit=limit)
 
 
 @router.get("sessions/{session_id}", response=answers(200, SessionDetail), summary="A session with its first 1000 items and turns")

@@ -6,7 +6,7 @@ TABLE = """
 CREATE TABLE IF NOT EXISTS public.vivavoce_audit_heads (chain text PRIMARY KEY, seq bigint NOT NULL, digest text NOT NULL);
 CREATE OR REPLACE FUNCTION public.vivavoce_only_grow() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.chain = OLD.chain AND NEW.seq = OLD.seq + 1 THEN
+    IF TG_OP = 'UPDATE' AND NEW.chain = OLD.chain AND NEW.seq > OLD.seq THEN
         RETURN NEW;
     END IF;
     RAISE EXCEPTION 'the head of a chain only grows' USING ERRCODE = 'restrict_violation';
