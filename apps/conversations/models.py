@@ -16,6 +16,7 @@ class VoiceSession(models.Model):
     key_id = models.CharField(max_length=40)
     model = models.CharField(max_length=120, blank=True)
     client = models.CharField(max_length=200, blank=True)  # User-Agent
+    tracing = models.JSONField(default=dict)  # what the client files it under: workflow_name, group_id, metadata
     state = models.CharField(max_length=16, choices=State.choices, default=State.LIVE)
     opened_at = models.DateTimeField(auto_now_add=True, db_index=True)
     closed_at = models.DateTimeField(null=True, blank=True)

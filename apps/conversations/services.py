@@ -20,6 +20,11 @@ def voice_session_open(*, session_id: str, agent_id: str, agent_version: int, ke
     })  # fmt: skip
 
 
+def tracing_save(*, session_id: str, tracing: dict[str, Any]) -> None:
+    """`tracing`: {workflow_name, group_id, metadata}, each where the client told it."""
+    VoiceSession.objects.filter(pk=session_id).update(tracing=without_nul(tracing))
+
+
 def without_nul(value: Any) -> Any:
     """PostgreSQL keeps no NUL characters in text or JSON."""
     if isinstance(value, str):

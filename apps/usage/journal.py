@@ -18,7 +18,7 @@ from django.db import DataError, IntegrityError, ProgrammingError
 from redis import Redis
 
 from apps.common.errors import BadRequest
-from apps.conversations.services import item_save
+from apps.conversations.services import item_save, tracing_save
 from apps.tenants.context import Bound, bound
 from apps.usage.services import session_end, session_open, turn_record, usage_record
 
@@ -33,7 +33,7 @@ PAGE = 200
 REFUSALS = (DataError, IntegrityError, ProgrammingError, BadRequest)  # ProgrammingError: its workspace was erased
 
 # kind of an entry -> what writes it
-WRITES: dict[str, Callable[..., None]] = {"open": session_open, "item": item_save, "turn": turn_record, "end": session_end}
+WRITES: dict[str, Callable[..., None]] = {"open": session_open, "tracing": tracing_save, "item": item_save, "turn": turn_record, "end": session_end}
 
 
 def connection() -> Redis:

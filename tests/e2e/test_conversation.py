@@ -118,11 +118,13 @@ async def test_what_happened_is_in_the_database_with_its_waterfall(stack):
     tenant, secret = await asyncio.to_thread(stack.new_tenant, "records")
     async with Client(stack.realtime, secret) as client:
         session_id = client.events[0]["session"]["id"]
+        await client.send("session.update", session={"tracing": {"workflow_name": "Desk", "metadata": {"caller": "7"}, "else": 1}})
         await client.speak(SAMPLES / "question.wav")
         await client.answer()
 
     def look():
         session = VoiceSession.objects.get(pk=session_id)
+        assert session.tracing == {"workflow_name": "Desk", "metadata": {"caller": "7"}} or session.state == "live"
         items = list(Item.objects.filter(session=session).order_by("id").values_list("role", "item"))
         traces = list(TurnTrace.objects.filter(session=session).values_list("status", "segments", "first_ms", "overlapped"))
         return session.state, items, traces, dict(UsageEntry.objects.filter(session_id=session_id).values_list("meter", "quantity"))

@@ -2,13 +2,15 @@
 
     python -m tests.integration.openai_server PORT [FIRST_MS TOKENS_PER_S]
 
-With the last two it is as slow as a larger model: the first word comes after FIRST_MS, the others at that pace (bench/).
+With the last two it is as slow as a larger model: the first word comes after FIRST_MS, the others at that pace; so it is when asked for a
+model named `as-200ms-75tps` (bench/).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +19,14 @@ from config.workers import engine_settings
 from voice.engines import create
 from voice.engines.base import Completion, CompletionRequest, EngineError, TextDelta
 
-FIRST_S, EACH_S = (float(sys.argv[2]) / 1000, 1 / float(sys.argv[3])) if len(sys.argv) > 3 else (0.0, 0.0)
 engine = create("llm", "ctranslate2", "embedded-closed-vocab", engine_settings())
+
+
+def pace_of(model: str) -> tuple[float, float]:
+    """Seconds before the first word, and before each."""
+    named = re.fullmatch(r"as-(\d+)ms-(\d+)tps", model)
+    first_ms, per_s = named.groups() if named else sys.argv[2:4] or ("0", "inf")
+    return float(first_ms) / 1000, 1 / float(per_s)
 
 
 def request_of(body: dict) -> CompletionRequest:
@@ -47,9 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         calls = 0
-        time.sleep(FIRST_S)
+        first_s, each_s = pace_of(str(body.get("model", "")))
+        time.sleep(first_s)
         for piece in itertools.chain([first], pieces):
-            time.sleep(EACH_S)
+            time.sleep(each_s)
             if isinstance(piece, TextDelta):
                 self.event({"choices": [{"delta": {"content": piece.text}}]})
             elif isinstance(piece, Completion):

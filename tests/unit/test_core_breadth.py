@@ -99,7 +99,7 @@ def test_unknown_settings_are_refused_only_where_asked_for():
     ("truncation", ["auto", "disabled", {"type": "retention_ratio", "retention_ratio": 0.8}], ["never", {"type": "retention_ratio", "retention_ratio": 2}]),
     ("reasoning", [{"effort": "low"}, {"effort": "xhigh"}], [{"effort": "much"}, "low"]),
     ("include", [["item.input_audio_transcription.logprobs"], []], [["everything"], "x"]),
-    ("tracing", ["auto", {"workflow_name": "w"}, None], [5]),
+    ("tracing", ["auto", {"workflow_name": "w"}, None], [5, {"group_id": 5}, {"metadata": {"long": "x" * 17000}}]),
     ("tools", [[{"type": "function", "name": "f"}]], [[{"type": "mcp", "server_label": "x"}], [{"name": "no spaces please"}]]),
     ("audio", [{"input": {"noise_reduction": {"type": "near_field"}}}], [{"input": {"noise_reduction": {"type": "loud"}}}]),
 ])  # fmt: skip

@@ -20,7 +20,8 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
 import grammar  # noqa: E402
-from speech import HELD_OUT_VOICES, Espeak, to_rate  # noqa: E402
+import numpy as np  # noqa: E402
+from speech import HELD_OUT_VOICES, Espeak, over_telephone, to_rate  # noqa: E402
 
 from voice.engines import create  # noqa: E402
 from voice.engines.base import CompletionRequest, EngineSettings, TextDelta, ToolCall  # noqa: E402
@@ -39,10 +40,11 @@ def word_errors(wanted: list[str], heard: list[str]) -> int:
     return row[-1]
 
 
-def evaluate_stt(count: int) -> dict:
+def evaluate_stt(count: int, telephone: bool = False) -> dict:
+    """`telephone`: through G.711 at 8 kHz, half of the sentences behind a handset that carries nothing low."""
     engine = create("stt", "faster_whisper", "embedded-closed-vocab", SETTINGS)
     engine.load()
-    espeak, rng = Espeak(), random.Random(SEED)
+    espeak, rng, line = Espeak(), random.Random(SEED), random.Random(SEED)
     sentences: list[str] = []
     while len(sentences) < count:
         sentence = grammar.spoken_sentences(rng, exam=True)
@@ -53,6 +55,8 @@ def evaluate_stt(count: int) -> dict:
         mine = total = 0
         for i, sentence in enumerate(sentences):
             audio = to_rate(espeak.say(sentence, voice, 150 + i % 40), 16000)
+            if telephone:
+                audio = np.clip(over_telephone(audio, line), -1, 1)
             pcm = (audio * 32767).astype("<i2").tobytes() + bytes(16000)  # half a second of silence, as after an endpoint
             began = time.perf_counter()
             text = list(engine.transcribe(pcm))[-1].text
@@ -106,12 +110,12 @@ def main() -> None:
         for asked, wanted, got in report["llm"]["wrong"]:
             print(f"  asked {asked!r}: wanted {wanted!r}, got {got!r}")
         print(f"answers: {report['llm']['right_percent']} % right of {options.dialogues} held-out dialogues {report['llm']['by_kind']}", flush=True)
-    if options.sentences:
-        report["stt"] = evaluate_stt(options.sentences)
-        for voice, wanted, got in report["stt"]["wrong"][:20]:
+    for name, telephone in (("stt", False), ("stt_telephone", True)) if options.sentences else ():
+        found = report[name] = evaluate_stt(options.sentences, telephone)
+        for voice, wanted, got in found["wrong"][:20]:
             print(f"  {voice}: {wanted!r} heard as {got!r}")
-        print(f"speech: {report['stt']['word_errors_percent']} % word errors, {options.sentences} held-out sentences x {len(HELD_OUT_VOICES)} unseen voices, "
-              f"{report['stt']['ms_p50']} ms each")  # fmt: skip
+        print(f"{'telephone' if telephone else 'speech'}: {found['word_errors_percent']} % word errors, {options.sentences} held-out sentences x "
+              f"{len(HELD_OUT_VOICES)} unseen voices, {found['ms_p50']} ms each")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

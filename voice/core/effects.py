@@ -98,6 +98,13 @@ class SaveItem:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveTracing:
+    """What the client files this session under: {workflow_name, group_id, metadata}, each where it was told."""
+
+    tracing: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RecordTurn:
     """A response ended; written with its usage in one transaction. The unit of billing and of the waterfall."""
 

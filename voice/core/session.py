@@ -14,7 +14,7 @@ from voice.core.answers import Answers
 from voice.core.context import Context
 from voice.core.conversation import shown
 from voice.core.draft import Draft
-from voice.core.effects import CancelJob, ClearTimer, Close, Effect, EngineFault, OpenJob, SetTimer, SetTurnDetection
+from voice.core.effects import CancelJob, ClearTimer, Close, Effect, EngineFault, OpenJob, SaveTracing, SetTimer, SetTurnDetection
 from voice.core.errors import ProtocolError
 from voice.core.floor import Floor
 from voice.core.items import Items
@@ -23,6 +23,7 @@ from voice.core.leases import Lease, Verdict
 from voice.core.notices import Notice, Notices, no_notices
 from voice.core.response import Response
 from voice.core.server_tools import output_item, place
+from voice.core.setters import TRACED
 from voice.core.settings import SessionConfig
 from voice.core.speech import SpeechEdge
 from voice.core.states import SESSION, LeaseState, SessionState, advance
@@ -66,6 +67,8 @@ class Session:
         if context.settings.type == "realtime":
             context.send("conversation.created", conversation={"id": context.conversation_id, "object": "realtime.conversation"})
         context.do(SetTurnDetection(context.settings.turn_detection))
+        if context.settings.values["tracing"]:
+            self._file()
         self._watch_expiry(now + context.config.max_session_s)
         return context.take()
 
@@ -384,7 +387,7 @@ class Session:
             if kind not in ("realtime", "transcription") or self._updated or len(context.conversation):
                 raise ProtocolError("invalid_value", f"The session type is '{context.settings.type}' and cannot become '{str(kind)[:40]}'.",
                                     param="session.type")  # fmt: skip
-        before = context.settings.turn_detection
+        before, filed = context.settings.turn_detection, context.settings.values["tracing"]
         context.settings.update(patch)
         if kind in ("realtime", "transcription"):
             context.settings.type = kind
@@ -392,7 +395,14 @@ class Session:
         if context.settings.turn_detection != before:
             self.turns.detection_changed()
             context.do(SetTurnDetection(context.settings.turn_detection, reset=False))
+        if context.settings.values["tracing"] != filed:
+            self._file()
         context.send("session.updated", session=context.settings.echo())
+
+    def _file(self) -> None:
+        tracing = self.context.settings.values["tracing"]
+        told = tracing if isinstance(tracing, dict) else {}
+        self.context.do(SaveTracing({name: told[name] for name in TRACED if told.get(name)}))
 
     # Responses
 

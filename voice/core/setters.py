@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ FORMATS = {"audio/pcm": PCM, "audio/pcmu": {"type": "audio/pcmu"}, "audio/pcma":
 BETA_FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 MAX_TOKENS = 4096
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+TRACED = {"workflow_name": str, "group_id": str, "metadata": dict}
+MAX_TRACED = 16 * 1024  # characters of JSON
 LOGPROBS = "item.input_audio_transcription.logprobs"
 INCLUDES = (LOGPROBS,)
 
@@ -130,7 +133,11 @@ def _set_parallel(values, value, param, config):
 
 def _set_tracing(values, value, param, config):
     if value is not None and value != "auto":
-        expect(value, dict, param)
+        for name, kind in TRACED.items():
+            if expect(value, dict, param).get(name) is not None:
+                expect(value[name], kind, f"{param}.{name}")
+        if len(json.dumps(value)) > MAX_TRACED:
+            raise ProtocolError("invalid_value", f"'{param}' is longer than {MAX_TRACED} characters.", param=param)
     values["tracing"] = value
 
 

@@ -178,6 +178,9 @@ class Live:
         self.record.changed(effect.item["id"])
         self.record.owe("item", {"item": effect.item, "previous_item_id": effect.previous_item_id, "deleted": effect.deleted})
 
+    def do_tracing(self, effect: fx.SaveTracing) -> None:
+        self.record.owe("tracing", {"tracing": effect.tracing})
+
     def do_turn(self, effect: fx.RecordTurn) -> None:
         self.record.changed()
         self.record.owe("turn", {"turn": asdict(effect), "session_ms": self.lasted_ms(), **self._written_by()})
@@ -414,5 +417,5 @@ _CARRY_OUT = {
     fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: lambda live, effect: live._jobs.open(effect), fx.FeedJob: lambda live, effect: live._jobs.feed(effect), fx.CancelJob: lambda live, effect: live._jobs.cancel(effect),
     fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
     fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: lambda live, effect: live._jobs.count(effect), fx.EndTurnAfter: Live.do_end_after,
-    fx.EngineFault: lambda live, effect: live.health.failed(effect.job), fx.CallTool: Live.do_tool,
+    fx.EngineFault: lambda live, effect: live.health.failed(effect.job), fx.CallTool: Live.do_tool, fx.SaveTracing: Live.do_tracing,
 }  # fmt: skip

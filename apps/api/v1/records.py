@@ -2,7 +2,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 from django.http import HttpResponse
-from ninja import Router
+from ninja import Field, Router
 
 from apps.api.v1.base import Limit, Page, Schema, answers, file_answer, needs, page
 from apps.audit.services import audit_csv, audit_filter, audit_verify
@@ -20,6 +20,7 @@ class SessionOut(Schema):
     key_id: str
     model: str
     client: str
+    tracing: dict[str, Any] = Field(description="what the client files it under: workflow_name, group_id, metadata")
     state: str
     opened_at: datetime
     closed_at: datetime | None
