@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("voice.tape")
 LOOK_S = 0.25
 CLOCK_LOOKS = 4  # in silence the clock alone is written once a second
+PIECE = 480_000  # bytes (10 s) a session at a time
 ONSET = 24000  # bytes (0.5 s): speech may have begun there that was not noticed yet
 AT_ONCE = 16  # sessions a round trip: others get their turn between
 SLICE = 48000  # bytes of audio (1 s) heard again before others get their turn
@@ -48,8 +49,11 @@ class Mark:
         if wanted is None:
             piece.heard, piece.anew = max(0, buffer.end - ONSET), stale
         else:
-            piece.anew = self.start is None or not self.start <= wanted <= self.upto or buffer.start > self.upto
-            piece.start, piece.pcm = buffer.since(wanted if piece.anew else self.upto)
+            piece.anew = self.start != wanted  # another utterance, or what is left after a commit
+            piece.start, pcm = buffer.since(wanted if piece.anew else self.upto)
+            piece.pcm = pcm[:PIECE]
+            piece.heard = piece.start + len(piece.pcm)
+            self.heard = piece.heard  # the rest is due at the next look
         return piece
 
     def written(self, piece: Piece) -> None:
@@ -68,6 +72,7 @@ class Recording:
     def __init__(self) -> None:
         self.tapes = Tapes(settings.CONNECT_REDIS_ASYNC)
         self._marks: dict[Live, Mark] = {}
+        self._writing = asyncio.Lock()  # pieces of a session go out in their order
         self._task = asyncio.create_task(self._walk(), name="tape")
 
     def add(self, live: Live) -> None:
@@ -94,6 +99,10 @@ class Recording:
                 log.exception("tape")
 
     async def _write(self, marks: list[Mark], tell_clock: bool) -> None:
+        async with self._writing:
+            await self._write_now(marks, tell_clock)
+
+    async def _write_now(self, marks: list[Mark], tell_clock: bool) -> None:
         found = [(mark, piece) for mark in marks if (piece := mark.piece(tell_clock))]
         if not found:
             return
