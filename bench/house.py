@@ -4,6 +4,7 @@ billing sandbox, portal, gateways, engine workers, the `default` worker and beat
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from apps.common.launch.servers import LaunchError, Postgres, Redis, die_with_pa
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120
+SERVERS = ("postgres", "redis")
 
 
 class House:
@@ -39,7 +41,7 @@ class House:
             "sandbox": processes.billing_sandbox(self.sandbox_port, folder / "sandbox", f"http://127.0.0.1:{self.portal_port}/stripe/webhook"),
             "portal": processes.portal(self.portal_port), "default": processes.default_worker(), "beat": processes.beat(folder),
             **{f"gateway-{n}": processes.gateway(port) for n, port in enumerate(self.gateway_ports, 1)},
-            **{f"{stage}-{n}": processes.worker(stage, 16, f"{stage}-{n}") for stage in ("stt", "llm", "tts") for n in range(1, workers + 1)},
+            **{f"{stage}-{n}": processes.worker(stage, f"{stage}-{n}") for stage in ("stt", "llm", "tts") for n in range(1, workers + 1)},
         }  # fmt: skip
         self.running: dict[str, subprocess.Popen] = {}
 
@@ -81,17 +83,24 @@ class House:
     def victims(self) -> list[str]:
         return ["postgres", "redis", *(name for name in self.children if not name.startswith("stt"))]
 
-    def kill(self, name: str) -> None:
-        """SIGKILL, and start it again."""
-        if name in ("postgres", "redis"):
-            server = getattr(self, name)
-            server.process.send_signal(signal.SIGKILL)
-            server.process.wait(10)
-            self._again(server)
-        else:
-            self.running[name].kill()
-            self.running[name].wait(10)
-            self.run(name)
+    def kill(self, *names: str, forget_s: float = 0.0) -> None:
+        """SIGKILL, all in the same moment, and start them again. `forget_s`: Redis comes back without its last so many seconds."""
+        kept = self.redis.folder / "appendonly.before"
+        if forget_s and "redis" in names:
+            shutil.copyfile(self.redis.folder / "appendonly.aof", kept)
+            time.sleep(forget_s)
+        processes = [getattr(self, n).process if n in SERVERS else self.running[n] for n in names]
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.wait(10)
+        if forget_s and "redis" in names:
+            kept.replace(self.redis.folder / "appendonly.aof")
+        for name in names:
+            if name in SERVERS:
+                self._again(getattr(self, name))
+            else:
+                self.run(name)
 
     @staticmethod
     def _again(server: Postgres | Redis) -> None:

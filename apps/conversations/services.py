@@ -51,6 +51,11 @@ def trace_save(*, session_id: str, turn: dict[str, Any]) -> bool:
     })[1]  # fmt: skip
 
 
+def traces(turn_ids: list[str]) -> list[dict[str, str]]:
+    """turn_id, status and reason of those that are there."""
+    return list(TurnTrace.objects.filter(turn_id__in=turn_ids).values("turn_id", "status", "reason"))
+
+
 def session_ms_advance(*, session_id: str, session_ms: int) -> int:
     """The session has lasted so long at least; by how much more than was known. One statement: two who tell the same add nothing."""
     with connection.cursor() as cursor:

@@ -5,10 +5,11 @@ from typing import Any
 
 from django.db import transaction
 
-from apps.conversations.services import session_ms_advance, trace_save, voice_session_close, voice_session_open
+from apps.conversations.services import session_ms_advance, trace_save, traces, voice_session_close, voice_session_open
 from apps.tenants.context import current
 from apps.tenants.services import milestone
 from apps.usage.ledger import check_meters, entries_write, unbilled_record
+from apps.usage.models import UsageEntry
 from apps.usage.reservations import release, within
 from apps.usage.rollups import roll_soon
 
@@ -44,6 +45,14 @@ def turn_record(*, session_id: str, turn: dict[str, Any], session_ms: int = 0, a
     who = {"session_id": session_id, "turn_id": turn["turn_id"], "agent_id": agent_id, "key_id": key_id, "at": at}
     lasted = session_ms_advance(session_id=session_id, session_ms=session_ms)
     usage_record(meters=turn["usage"] | {"session_ms": lasted}, unbilled=turn["unbilled"], **who)
+
+
+def turns_written(session_id: str, turn_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Those of these turns of a session that are there: their status, reason and usage (meter -> units)."""
+    turns = {t["turn_id"]: {**t, "usage": {}} for t in traces(turn_ids)}
+    for turn_id, meter, units in UsageEntry.objects.filter(session_id=session_id, turn_id__in=turns).values_list("turn_id", "meter", "quantity"):
+        turns[turn_id]["usage"][meter] = units
+    return turns
 
 
 @transaction.atomic

@@ -108,7 +108,8 @@ def database(url: str) -> dict:
         "PORT": parts.port or 5432,
         "CONN_MAX_AGE": 0,
         # a server process keeps a description of every table it met; of hundreds of workspaces these are hundreds of MB: none lives long
-        "OPTIONS": {"pool": {"min_size": 1, "max_size": envint("DATABASE_POOL_SIZE", 16), "timeout": 5, "max_lifetime": 300}, "connect_timeout": 5},
+        # reconnect_timeout: the pool doubles the pause between its tries; given up early and begun anew it is back seconds after the server, not minutes
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": envint("DATABASE_POOL_SIZE", 16), "timeout": 5, "max_lifetime": 300, "reconnect_timeout": 2}, "connect_timeout": 5},
     }
 
 

@@ -26,6 +26,7 @@ from voice.core.jobs import Feed, Job
 KEEP_S = 6 * 3600  # when no gateway is left to care
 GONE_S = 86400
 ALL = "voice:sessions"
+REFUSED = "usage:refused"  # as in apps/usage/journal.py
 OK, FENCED, LOST = 1, 0, -1  # what a write answers: done, somebody else holds the session, Redis does not have it any more
 
 _EXPIRE = """
@@ -212,6 +213,10 @@ class SessionRecords:
     async def claim_abandoned(self, session_id: str, seconds: int) -> bool:
         """One gateway at a time clears a session away."""
         return bool(await self._redis.set(f"{{{session_id}}}:sweep", "1", nx=True, ex=seconds))
+
+    async def set_aside(self, name: str, entry: bytes) -> None:
+        """What PostgreSQL will never take, for an operator to look at."""
+        await self._redis.hset(REFUSED, name, entry)
 
     async def forget(self, session_id: str, token: str, owner: str) -> None:
         """The session is over and written: only who it belonged to is kept, for those who ask for it."""

@@ -125,6 +125,11 @@ class RecordTurn:
     began: float = 0.0  # where the waterfall begins: monotonic seconds of the session's own clock; 0 = no waterfall
 
 
+def turn_of(id: str) -> str:
+    """Id of the turn of a response, or of an item that got none: a response that ends twice (its end was forgotten) is one turn."""
+    return f"turn_{id.partition('_')[2] or id}"
+
+
 @dataclass(frozen=True, slots=True)
 class CallTool:
     """Call a function of the agent's at its URL; answer with session.tool_result(response_id, call_id, output, now), whatever happens."""

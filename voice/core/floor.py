@@ -9,7 +9,7 @@ from voice.core import barge_in
 from voice.core.barge_in import Verdict
 from voice.core.conversation import Entry
 from voice.core.draft import Draft
-from voice.core.effects import ClearTimer, RecordTurn, SetTimer
+from voice.core.effects import ClearTimer, RecordTurn, SetTimer, turn_of
 from voice.core.hearing import Hearing
 from voice.core.response import Response
 from voice.core.states import ResponseState
@@ -176,7 +176,7 @@ class Floor:
         context = self.context
         meters = {"audio_in_ms": context.unbilled_audio_ms, "audio_out_ms": 0, "tokens_in": 0, "tokens_out": 0}
         context.unbilled_audio_ms = 0
-        context.do(RecordTurn(context.ids("turn"), "", "completed", "transcription", item_id or None, (), meters, context.take_wasted()))
+        context.do(RecordTurn(turn_of(item_id or context.config.session_id), "", "completed", "transcription", item_id or None, (), meters, context.take_wasted()))
 
     # The user says nothing
 

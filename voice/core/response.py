@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from voice.core.context import Context
 from voice.core.conversation import Entry, Spoken, shown
 from voice.core.delivery import Delivery
-from voice.core.effects import ClearTimer, CountJob, RecordTurn
+from voice.core.effects import ClearTimer, CountJob, RecordTurn, turn_of
 from voice.core.errors import LIMITED
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.jobs import Chunk, ChunkKind, Stage
@@ -42,6 +42,7 @@ class Response:
         self.finish_reason = ""
         self.llm_done = False  # no more text will come
         self.counted = False  # the engine told what it spent
+        self.billed: Spent | None = None  # it ended before
         self.deltas = 0
         self.apology: Notice | None = None  # said when all else has been
         self.failure: tuple[str, str] | None = None  # (code, message) the response ends with after its apology
@@ -135,6 +136,16 @@ class Response:
         self.server.revive()
         self.delivery.revive()
         self.finish_if_done()
+
+    def end_as(self, written: dict[str, Any]) -> None:
+        """It had ended, and that was forgotten: it ends as it was billed. `written`: status, reason and usage of its turn."""
+        self.billed = Spent.of(written["usage"])
+        reason, state = written["reason"], ResponseState(written["status"])
+        if state is ResponseState.FAILED:
+            return self.fail(reason, "It could not be finished.")
+        if state is ResponseState.CANCELLED:
+            return self.cancel(reason)
+        self._finish(state, {"type": "incomplete", "reason": reason} if state is ResponseState.INCOMPLETE else None, reason)
 
     # Without an engine (protocol section 9, degraded mode)
 
@@ -329,7 +340,7 @@ class Response:
         self._count(context)
         segments = self.clock.segments()
         # before its end is told: the shell makes sure of the turn first
-        context.do(RecordTurn(context.ids("turn"), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters(),
+        context.do(RecordTurn(turn_of(self.id), self.id, str(state), reason, self.user_item_id, segments, self.spent.meters(),
                               context.take_wasted(), self.clock.overlapped(), began=self.clock.base))  # fmt: skip
         context.send("response.done", response=self.wire())
         now = context.now
@@ -338,6 +349,9 @@ class Response:
             self._send_timing(dict(segments))
 
     def _count(self, context: Context) -> None:
+        if self.billed:
+            self.spent = self.billed
+            return
         spent = self.spent
         if not self.counted and self.llm is not None:  # ended early: about a token a delta, four characters a token
             spent.text_out += self.deltas

@@ -14,7 +14,7 @@ from voice.core.answers import Answers
 from voice.core.context import Context
 from voice.core.conversation import shown
 from voice.core.draft import Draft
-from voice.core.effects import CancelJob, ClearTimer, Close, Effect, EngineFault, OpenJob, SaveTracing, SetTimer, SetTurnDetection
+from voice.core.effects import CancelJob, ClearTimer, Close, Effect, EngineFault, OpenJob, SaveTracing, SetTimer, SetTurnDetection, turn_of
 from voice.core.errors import ProtocolError
 from voice.core.floor import Floor
 from voice.core.items import Items
@@ -289,8 +289,9 @@ class Session:
         """The session of a snapshot. Nothing runs until `revive`. Raises KeyError, TypeError, ValueError on a broken one."""
         return snapshot.restore(saved["config"], saved["head"], saved["items"], saved["params"], ids, notices, saved.get("progress"))
 
-    def revive(self, heard: Mapping[str, tuple[Feed, ...]], now: float) -> list[Effect]:
-        """After `restore`: open again what was under way. `heard`: what each speech recognition job had been fed."""
+    def revive(self, heard: Mapping[str, tuple[Feed, ...]], now: float, written: Mapping[str, dict[str, Any]] | None = None) -> list[Effect]:
+        """After `restore`: open again what was under way. `heard`: what each speech recognition job had been fed. `written`: turns by their id
+        (status, reason, usage) that are in the ledger already, though this state does not know of their end."""
         context = self._at(now)
         for job in self.left_open:
             context.do(CancelJob(job, "superseded"))
@@ -299,7 +300,10 @@ class Session:
         context.do(SetTurnDetection(context.settings.turn_detection))
         self.turns.revive(heard)
         for response in self.responses():
-            response.revive()
+            if ended := (written or {}).get(turn_of(response.id)):
+                response.end_as(ended)
+            else:
+                response.revive()
         self.floor.revive()
         self.after()
         return context.take()

@@ -39,6 +39,11 @@ class Spent:
             "output_token_details": {"text_tokens": self.text_out, "audio_tokens": self.output - self.text_out},
         }  # fmt: skip
 
+    @classmethod
+    def of(cls, meters: dict[str, int]) -> Spent:
+        """The same, from what `meters` gave."""
+        return cls(meters.get("tokens_in", 0), meters.get("tokens_out", 0), meters.get("audio_in_ms", 0), meters.get("audio_out_ms", 0))
+
     def meters(self) -> dict[str, int]:
         return {"audio_in_ms": self.audio_in_ms, "audio_out_ms": self.audio_out_ms, "tokens_in": self.text_in,
                 "tokens_out": self.text_out}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ class Line:
         self.outbox: Outbox | None = None
         self._held: list[tuple[int, str]] | None = None  # kept while the ring is read
         self._missed = self._missed_bytes = 0
+        self._next = 0  # frames before this number were sent again to the connection of now
 
     @property
     def full(self) -> bool:
@@ -28,6 +30,7 @@ class Line:
         return self.outbox is None and (self._missed >= RING_EVENTS * 9 // 10 or self._missed_bytes >= RING_BYTES * 9 // 10)
 
     def release(self, number: int, frames: list[str]) -> None:
+        frames, number = frames[max(0, self._next - number) :], max(number, self._next)
         if self._held is not None:
             self._held += [(number + i, frame) for i, frame in enumerate(frames)]
         elif self.outbox is not None:
@@ -47,15 +50,19 @@ class Line:
         """The first connection."""
         self.outbox = outbox
 
-    async def resume(self, outbox: Outbox, created: dict[str, Any], last_event_id: str | None) -> None:
-        """`created` (a session.created without its replay), what came after `last_event_id`, then live frames. Raises the errors of SessionRecords."""
-        self._held = []
+    async def resume(self, outbox: Outbox, created: dict[str, Any], last_event_id: str | None, told: Callable[[], int]) -> None:
+        """`created` (a session.created without its replay), what came after `last_event_id`, then live frames. `told`: number of the first frame
+        that may not be seen yet. Raises the errors of SessionRecords."""
+        self._held, self._next = [], 0
         try:
             frames, end = await self._records.ring(self._session_id)
         except BaseException:
             self._held = None
             raise
         base = end - len(frames)
+        end = min(end, told())
+        frames = frames[: max(0, end - base)]
+        base = min(base, end)
         start, gap = find(frames, base, last_event_id)
         created["event_id"] = f"event_resumed_{base + start}_{secrets.token_hex(5)}"  # says where the replay began, should it be the last event a client got
         created["resumption"] |= {"resumed": True, "replayed": len(frames) - start, "gap": gap}
@@ -66,7 +73,7 @@ class Line:
         for number, frame in self._held:
             if number >= end:
                 outbox.put(frame)
-        self._held, self.outbox, self._missed, self._missed_bytes = None, outbox, 0, 0
+        self._held, self.outbox, self._missed, self._missed_bytes, self._next = None, outbox, 0, 0, end
 
 
 def find(frames: list[str], base: int, last_event_id: str | None) -> tuple[int, bool]:

@@ -33,7 +33,7 @@ from voice.gateway.meter import Meter
 from voice.gateway.outbox import Outbox
 from voice.gateway.recorder import ERRORS, GRACE_S, Record, Recorder
 from voice.gateway.sound import Sound
-from voice.gateway.store import Store
+from voice.gateway.store import Owed, Store
 from voice.gateway.tape import recording
 
 log = logging.getLogger("voice.gateway")
@@ -70,8 +70,8 @@ class Live:
         self.beta: bool = about["beta"]  # the client speaks the beta flavour
         self.trace = tracing.of_session(self.id, place.owner[0])
         self.line = Line(self.id, recorder.records)
-        self.store = Store(place.principal.tenant, self.id, self._settled, lambda: recorder.away_since or clock.now() - self.record.held_at < TRUST_S)
-        self.record = Record(self.id, self, recorder, self.store.put)
+        self.store = Store(place.principal.tenant, self.id, self._is_ours, settled=self._settled, troubled=self._troubled, refused=self._refused)
+        self.record = Record(self.id, self, recorder, self.store)
         self.record.about = about
         self.connection: Connection | None = None
         self.over = False
@@ -208,8 +208,24 @@ class Live:
     def _written_by(self) -> dict[str, Any]:
         return {"agent_id": self.about["agent_id"], "key_id": self.about["key_id"], "at": clock.now()}
 
+    def _is_ours(self) -> bool:
+        return bool(self.recorder.away_since) or clock.now() - self.record.held_at < TRUST_S
+
     def _settled(self, upto: int) -> None:
         self.record.settled(upto)
+
+    def _troubled(self) -> None:
+        self.record.open()
+
+    def _refused(self, owed: Owed) -> None:
+        self._later(self._set_aside(owed))
+
+    async def _set_aside(self, owed: Owed) -> None:
+        """For an operator to look at."""
+        try:
+            await self.recorder.records.set_aside(f"{self.id}/{owed.number}", orjson.dumps([owed.number, owed.kind, owed.fields]))
+        except ERRORS as error:
+            log.error("session %s: %s is not even set aside (%s)", self.id, owed, type(error).__name__)
 
     # Callbacks
 
@@ -304,7 +320,7 @@ class Live:
         self.line.detach()
         self.perform(self.session.renew(clock.now()))
         await self.recorder.flush(self.record)
-        await self.line.resume(outbox, self.flavoured(self.session.welcome()), last_event_id)
+        await self.line.resume(outbox, self.flavoured(self.session.welcome()), last_event_id, lambda: self.record.told)
         self.perform(self.session.pause(False, clock.now()))
         if tell_items:
             self.perform(self.session.tell_items(clock.now()))
@@ -351,7 +367,7 @@ class Live:
         if self.over:
             return
         log.info("session %s was taken over", self.id)
-        self.store.abandon()
+        self.store.hand_over()
         if self.connection is not None:
             self.connection.close(4409, "resumed_elsewhere")
         self._later(self._put_away())
@@ -366,7 +382,7 @@ class Live:
             await self.recorder.records.leave(self.id, clock.now() + self.window_s + GRACE_S)
         except ERRORS as error:
             log.warning("session %s: redis is away (%s)", self.id, type(error).__name__)
-        await self.store.close()
+        await self._make_durable()
         await self.recorder.flush(self.record)
         await self._put_away()
 
@@ -383,7 +399,8 @@ class Live:
         self.record.owe("end", {"reason": reason, "session_ms": round((ended - self.about["began"]) * 1000), **self._written_by()})
         self.over = True
         await self.recorder.flush(self.record)
-        written = await self.store.close()
+        self.record.hand_all()
+        written = await self._make_durable()
         self.end_reason = reason
         try:
             if written:
@@ -393,6 +410,14 @@ class Live:
         except ERRORS as error:
             log.warning("session %s: its keys stay until they expire (%s)", self.id, type(error).__name__)
         await self._put_away()
+
+    async def _make_durable(self) -> bool:
+        """Wait until PostgreSQL has all of it (True), or Redis has what it has not."""
+        while not await self.store.close():
+            if self.record.kept:
+                self.store.stop()
+                return False
+        return True
 
     async def _put_away(self) -> None:
         """Let go of all this process holds for it."""

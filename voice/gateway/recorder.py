@@ -3,6 +3,9 @@
 One task per process writes for all its sessions, one round trip at a time (a group commit): while it waits, the next frames gather. With a batch go the
 state they led to and what PostgreSQL is owed. Frames of input audio come nowhere near. With Redis away sessions go on from memory and are written anew
 when it is back.
+
+No client is told of a turn that could still be lost: what follows a turn's record waits until PostgreSQL has it; while PostgreSQL does not answer, Redis
+is enough; while neither does, it waits. Nor is an answer heard in part that only this process knows of: without Redis its frames wait for the turn's end.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ from voice.gateway import clock
 
 log = logging.getLogger("voice.recorder")
 RING_EVENTS, RING_BYTES = 1000, 4 * 2**20
+FLUSH_S = 3.0  # longer than a store is waited for (store.py: PATIENCE_S)
 HOLD_S = 3.0  # between telling Redis that this process holds its sessions
 GRACE_S = 15.0  # a gateway that does not tell it this long (beside a session's window) is dead
 AGAIN_S = 0.5  # between tries while Redis is away
+TURN = "turn"  # the kind of journal entry whose loss a client must never see (apps/usage/journal.py)
 ERRORS = (*CONNECTION_ERRORS, redis.RedisError)
 
 
@@ -45,19 +50,36 @@ class Owner(Protocol):
         """Somebody else holds the session: stop, and write nothing more."""
 
 
+class Debtor(Protocol):
+    """Writes journal entries to PostgreSQL in their order (store.py)."""
+
+    @property
+    def failing(self) -> bool:
+        """PostgreSQL does not answer."""
+
+    def put(self, number: int, kind: str, fields: dict[str, Any]) -> None: ...
+
+
 class Record:
     """The unwritten part of one session."""
 
-    def __init__(self, session_id: str, owner: Owner, recorder: Recorder, pay: Callable[[int, str, dict], None]):
-        self.session_id, self._owner, self._recorder, self._pay = session_id, owner, recorder, pay
+    def __init__(self, session_id: str, owner: Owner, recorder: Recorder, store: Debtor):
+        self.session_id, self._owner, self._recorder, self._store = session_id, owner, recorder, store
         self.token = secrets.token_hex(8)
         self.ver = self.seq = 0  # of the state; of the frames
         self.owed = self.paid = 0  # journal entries made; those PostgreSQL has
+        self._handed = self._kept = 0  # of them: those the store was given; those Redis has, or need not have
         self.seed = True  # Redis has nothing of it
         self.held_at = clock.now()  # last heard that it is ours
         self.about: dict[str, Any] = {}
         self.over = False
         self._frames: list[str] = []
+        self._told = 0  # number of the next frame to let go
+        self._turn = 0  # the frame put now may go once the entries before this number are safe: the last turn is among them
+        self._turns: deque[int] = deque([0])  # such numbers, from the last one PostgreSQL has
+        self._gates: deque[int] = deque()  # of every frame not yet let go
+        self._ready: deque[str] = deque()  # frames taken, and not let go
+        self._unkept = 0  # how many of the newest of them Redis does not have
         self._journal: dict[int, tuple[str, dict]] = {}  # made and not yet in PostgreSQL
         self._unwritten: list[int] = []  # of the journal: not yet in Redis
         self._items: set[str] = set()
@@ -73,17 +95,22 @@ class Record:
         self._params = set(saved.under("p:"))
         self._sizes = deque(map(len, saved.ring))
         self._size = sum(self._sizes)
-        self.owed = self.paid
+        self.owed = self._handed = self.paid
+        self._told = self.seq
         for entry in saved.journal:
             number, kind, fields = orjson.loads(entry)
             self._journal[number] = (kind, fields)
-            self.owed = max(self.owed, number + 1)
-            self._pay(number, kind, fields)
+            self.owed = self._kept = max(self.owed, number + 1)
+            if kind == TURN:
+                self._turn = self.owed
+                self._turns.append(self._turn)
+        self._hand(self.owed)
 
     # What the session did
 
     def put(self, frame: str) -> None:
         self._frames.append(frame)
+        self._gates.append(self._turn)
         self._recorder.wake(self)
 
     def changed(self, *items: str) -> None:
@@ -101,6 +128,9 @@ class Record:
         self._journal[self.owed] = (kind, fields)
         self._unwritten.append(self.owed)
         self.owed += 1
+        if kind == TURN:
+            self._turn = self.owed
+            self._turns.append(self._turn)
         self._recorder.wake(self)
 
     def settled(self, upto: int) -> None:
@@ -108,7 +138,52 @@ class Record:
         for number in range(self.paid, upto):
             self._journal.pop(number, None)
         self.paid = max(self.paid, upto)
+        while len(self._turns) > 1 and self._turns[1] <= self.paid:
+            self._turns.popleft()
         self._recorder.wake(self)
+        self.open()
+
+    # What may be told
+
+    @property
+    def safe(self) -> int:
+        """Entries before this number outlive this process."""
+        return max(self.paid, self._kept) if self._store.failing else self.paid
+
+    @property
+    def waiting(self) -> bool:
+        """A client is not told yet what was written, or of a turn that was taken over."""
+        return bool(self._ready) or self._turn > self.safe
+
+    def open(self) -> None:
+        """Let go what may be told by now."""
+        safe, frames = self.safe, []
+        nothing_open = self._turn <= self.paid and not self._owner.session.responses()
+        while self._ready and self._gates[0] <= safe:
+            if len(self._ready) <= self._unkept:
+                if not (nothing_open or self._gates[0] < self._turns[0] <= self.paid):
+                    break
+                self._unkept -= 1
+            self._gates.popleft()
+            frames.append(self._ready.popleft())
+        if frames and not self.over:
+            self._told += len(frames)
+            self._owner.release(self._told - len(frames), frames)
+        self._recorder.moved()
+
+    @property
+    def kept(self) -> bool:
+        """Redis has all that PostgreSQL has not."""
+        return self._kept >= self.owed
+
+    @property
+    def told(self) -> int:
+        """Number of the first frame that no connection may see yet."""
+        return self._told
+
+    def hand_all(self) -> None:
+        """Nothing more comes: PostgreSQL is to have it, whatever Redis says."""
+        self._hand(self.owed)
 
     # Writing
 
@@ -120,23 +195,24 @@ class Record:
             self._params, self._unwritten = set(), sorted(self._journal)
             self._sizes.clear()
             self._size = 0
-        frames, self._frames = self._frames, []
-        numbers, self._unwritten = self._unwritten, []
+            self._unready()
+        fields, drop = self._fields()
+        journal = [orjson.dumps([n, *self._journal[n]]) for n in self._unwritten if n in self._journal]
+        frames, self._frames, self._unwritten = self._frames, [], []
         for frame in frames:
             self._sizes.append(len(frame))
             self._size += len(frame)
         while len(self._sizes) > RING_EVENTS or self._size > RING_BYTES:
             self._size -= self._sizes.popleft()
         self.seq += len(frames)
-        fields, drop = self._fields()
-        journal = [orjson.dumps([n, *self._journal[n]]) for n in numbers if n in self._journal]
+        fields["seq"] = self.seq
         batch = Batch(self.session_id, self.token, self.ver, max(1, len(self._sizes)), self.paid, frames, fields, drop, journal, self.seed,
                       clock.now() + self.about["window_s"] + GRACE_S)  # fmt: skip
-        self._waiting = (batch, numbers)
+        self._waiting = (batch, self.owed)
         return batch
 
     def _fields(self) -> tuple[dict[str, Any], list[str]]:
-        session, fields, drop = self._owner.session, {"seq": self.seq}, []
+        session, fields, drop = self._owner.session, {}, []
         if self._dirty:
             context = session.context
             for item_id in self._items:
@@ -160,15 +236,18 @@ class Record:
         return fields, drop
 
     def written(self, answer: int) -> None:
-        batch, numbers = self._waiting
+        batch, owed = self._waiting
         if answer == FENCED:
             self.over = True
             return self._owner.fenced()
         if answer == LOST and not batch.seed:
-            self._back(batch, numbers)
+            self._begin_anew()
+            self._take_in(batch, False)
             return self._recorder.wake(self)
-        self.ver, self.seed, self.held_at = batch.ver + 1, False, clock.now()
-        self._let_go(batch, numbers)
+        self.ver, self.seed, self.held_at, self._kept = batch.ver + 1, False, clock.now(), owed
+        self._take_in(batch, True)
+        self._hand(owed)
+        self.open()
 
     def heard(self, answer: int) -> None:
         """Whether it is still ours."""
@@ -176,28 +255,40 @@ class Record:
             self.over = True
             self._owner.fenced()
         elif answer == LOST:
-            self.seed = True
+            self._begin_anew()
             self._recorder.wake(self)
         else:
             self.held_at = clock.now()
 
     def unwritten(self) -> None:
         """Redis did not take the batch: the session goes on without."""
-        batch, numbers = self._waiting
-        self.seed = True
-        self._let_go(batch, numbers)
+        batch, owed = self._waiting
+        self._begin_anew()
+        self._take_in(batch, False)
+        self._hand(owed)
+        self.open()
 
-    def _back(self, batch: Batch, numbers: list[int]) -> None:
-        self.seed = True
-        self._frames[:0] = batch.frames
-        self.seq -= len(batch.frames)
+    def _begin_anew(self) -> None:
+        """Redis has nothing of it, or is not to be trusted with it."""
+        self.seed, self._kept = True, 0
 
-    def _let_go(self, batch: Batch, numbers: list[int]) -> None:
-        if batch.frames:
-            self._owner.release(self.seq - len(batch.frames), list(batch.frames))
-        for number in numbers:
+    def _unready(self) -> None:
+        """What nobody was told yet is written anew, too."""
+        self._frames[:0] = self._ready
+        self.seq -= len(self._ready)
+        self._unkept = 0
+        self._ready.clear()
+
+    def _take_in(self, batch: Batch, kept: bool) -> None:
+        self._ready += batch.frames
+        self._unkept = 0 if kept else self._unkept + len(batch.frames)
+
+    def _hand(self, upto: int) -> None:
+        """To the store, each once: it writes them in their order."""
+        for number in range(self._handed, upto):
             if number in self._journal:
-                self._pay(number, *self._journal[number])
+                self._store.put(number, *self._journal[number])
+        self._handed = max(self._handed, upto)
 
 
 class Recorder:
@@ -224,11 +315,15 @@ class Recorder:
             self._due[record] = None
             self._wake.set()
 
-    async def flush(self, record: Record, seconds: float = 2.0) -> None:
-        """Until all of it is written, or Redis is away."""
+    def moved(self) -> None:
+        """A record got on: who waits for it looks again."""
+        self._idle.set()
+
+    async def flush(self, record: Record, seconds: float = FLUSH_S) -> None:
+        """Until all of it is written, or Redis is away; and told, or PostgreSQL too."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while (record in self._due or self._writing) and loop.time() < until:
+        while (record in self._due or self._writing or record.waiting) and loop.time() < until:
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._idle.wait(), max(0.01, until - loop.time()))

@@ -14,6 +14,7 @@ from channels.layers import get_channel_layer
 
 from apps.common.errors import Overloaded, SessionNotFound, SessionResumeExpired
 from voice.bus.sessions import Saved
+from voice.core.effects import turn_of
 from voice.core.input_audio import BYTES_PER_MS
 from voice.core.session import Session
 from voice.gateway import clock, metrics
@@ -24,6 +25,7 @@ from voice.gateway.limits import Place, patrol
 from voice.gateway.live import Live, lives, make_id
 from voice.gateway.notices import shelf
 from voice.gateway.recorder import ERRORS, GRACE_S, Recorder
+from voice.gateway.store import turns_known
 from voice.gateway.tape import play_again, recording
 
 log = logging.getLogger("voice.resume")
@@ -95,13 +97,14 @@ async def _take_over(session_id: str, about: dict[str, Any], place: Place, dispa
         live.record.adopt(saved, token)
         pcm = await _kept_speech(session, saved)
         live.ear.detector.skip_to(session.turns.buffer.end)
+        written = await turns_known(place.principal.tenant, session_id, [turn_of(response.id) for response in session.responses()])
         heard = {u.lease.job.id: await recorder.records.heard(u.lease.job) for u in session.turns.pending.values() if u.lease}
     except BaseException:
         await patrol.leave(place)
         raise
     live.run()
     live.wait_for_client()
-    live.perform(session.revive(heard, clock.now()))
+    live.perform(session.revive(heard, clock.now(), written))
     await play_again(live, pcm)
     live.record.changed()
     return live
