@@ -1,0 +1,1 @@
+"""Bills under kill -9 (`python -m bench.billing_chaos`)."""
