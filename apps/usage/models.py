@@ -61,12 +61,13 @@ class UsagePending(models.Model):
 
 class Grain(models.TextChoices):
     MINUTE = "minute"
+    QUARTER = "15min"  # of an hour; agents and keys together
     HOUR = "hour"
     DAY = "day"
 
 
 class UsageRollup(models.Model):
-    """Sums of the ledger by minute, hour and day (UTC), agent, key and meter; see rollups.py."""
+    """Sums of the ledger by minute, hour and day (UTC), agent, key and meter, and by quarter of an hour and meter; see rollups.py."""
 
     grain = models.CharField(max_length=6, choices=Grain.choices)
     starts = models.DateTimeField()

@@ -23,17 +23,22 @@ LOCK = 0x7573_6167  # advisory lock class
 BATCH = 5000  # entries a step
 GATHER_MS = 1000  # entries of so long are added to the sums together
 
-_SUMS = """
+# What each row adds to. Quarters of an hour are of all agents and keys: days of any time zone are made of them.
+_CELLS = """
+    SELECT grain, date_trunc(grain, at, 'UTC') AS starts, agent_id, key_id, meter, quantity, entries FROM {rows}, unnest(ARRAY['minute', 'hour', 'day']) AS grain
+    UNION ALL SELECT '15min', date_bin('15 minutes', at, timestamptz '2000-01-01 00:00Z'), '', '', meter, quantity, entries FROM {rows}
+"""
+_SUMS = f"""
+    cells AS ({_CELLS.format(rows="fresh")}),
     grown AS (
         INSERT INTO usage_usagerollup AS old (grain, starts, agent_id, key_id, meter, quantity, entries)
-        SELECT grain, date_trunc(grain, at, 'UTC') AS starts, agent_id, key_id, meter, sum(quantity), count(*)
-        FROM fresh, unnest(ARRAY['minute', 'hour', 'day']) AS grain GROUP BY grain, starts, agent_id, key_id, meter
+        SELECT grain, starts, agent_id, key_id, meter, sum(quantity), sum(entries) FROM cells GROUP BY grain, starts, agent_id, key_id, meter
         ON CONFLICT (grain, starts, agent_id, key_id, meter)
         DO UPDATE SET quantity = old.quantity + EXCLUDED.quantity, entries = old.entries + EXCLUDED.entries
     ),
     summed AS (
         INSERT INTO usage_periodtotal AS old (period, meter, quantity, entries)
-        SELECT period, meter, sum(quantity), count(*) FROM fresh GROUP BY period, meter
+        SELECT period, meter, sum(quantity), sum(entries) FROM fresh GROUP BY period, meter
         ON CONFLICT (period, meter) DO UPDATE SET quantity = old.quantity + EXCLUDED.quantity, entries = old.entries + EXCLUDED.entries
     )
 """
@@ -41,7 +46,7 @@ _STEP = f"""
 WITH taken AS (
         DELETE FROM usage_usagepending WHERE entry_id IN (SELECT entry_id FROM usage_usagepending ORDER BY entry_id LIMIT %s) RETURNING entry_id
     ),
-    fresh AS MATERIALIZED (SELECT e.* FROM usage_usageentry AS e JOIN taken ON taken.entry_id = e.id),
+    fresh AS MATERIALIZED (SELECT e.*, 1 AS entries FROM usage_usageentry AS e JOIN taken ON taken.entry_id = e.id),
     {_SUMS}
 SELECT session_id, period, meter, sum(quantity)::bigint, count(*) FROM fresh GROUP BY session_id, period, meter
 """
@@ -52,23 +57,24 @@ WITH cleared AS (DELETE FROM usage_usagepending),
         SELECT date_trunc('minute', at, 'UTC') AS at, agent_id, key_id, meter, period, sum(quantity) AS quantity, count(*) AS entries
         FROM usage_usageentry GROUP BY 1, agent_id, key_id, meter, period
     ),
-    {_SUMS.replace("count(*)", "sum(entries)")}
+    {_SUMS}
 SELECT coalesce(sum(entries), 0)::bigint FROM fresh
 """
 # Everything that the sums say and the ledger does not, or the other way round; waiting entries count for the sums.
-_DIFFERENCES = """
+_DIFFERENCES = f"""
 WITH base AS MATERIALIZED (
         SELECT date_trunc('minute', at, 'UTC') AS at, agent_id, key_id, meter, period, sum(quantity) AS quantity, count(*) AS entries
         FROM usage_usageentry GROUP BY 1, agent_id, key_id, meter, period
     ),
     waiting AS MATERIALIZED (SELECT e.*, 1 AS entries FROM usage_usageentry AS e JOIN usage_usagepending AS p ON p.entry_id = e.id),
-    grains AS (SELECT unnest(ARRAY['minute', 'hour', 'day']) AS grain),
+    waiting_cells AS ({_CELLS.format(rows="waiting")}),
+    base_cells AS ({_CELLS.format(rows="base")}),
     both_sides AS (
         SELECT grain, starts, agent_id, key_id, meter, quantity AS said, entries AS said_entries, 0 AS ledger, 0 AS ledger_entries FROM usage_usagerollup
-        UNION ALL SELECT grain, date_trunc(grain, at, 'UTC'), agent_id, key_id, meter, quantity, entries, 0, 0 FROM waiting, grains
+        UNION ALL SELECT grain, starts, agent_id, key_id, meter, quantity, entries, 0, 0 FROM waiting_cells
         UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries, 0, 0 FROM usage_periodtotal
         UNION ALL SELECT 'period', NULL, period::text, '', meter, quantity, entries, 0, 0 FROM waiting
-        UNION ALL SELECT grain, date_trunc(grain, at, 'UTC'), agent_id, key_id, meter, 0, 0, quantity, entries FROM base, grains
+        UNION ALL SELECT grain, starts, agent_id, key_id, meter, 0, 0, quantity, entries FROM base_cells
         UNION ALL SELECT 'period', NULL, period::text, '', meter, 0, 0, quantity, entries FROM base
     )
 SELECT grain, starts, agent_id, key_id, meter, sum(said)::bigint, sum(ledger)::bigint FROM both_sides GROUP BY grain, starts, agent_id, key_id, meter

@@ -28,17 +28,31 @@ LONGEST_DAYS = 400
 BY = ("day", "agent", "key")
 ZONES = frozenset(available_timezones())
 
-# Whole days of a zone out of the coarsest sums that fit it; what still waits is added from the ledger itself.
-_PARTS = """
-    SELECT starts AS at, agent_id, key_id, meter, quantity FROM usage_usagerollup WHERE grain = %(grain)s AND starts >= %(first)s AND starts < %(end)s
-    UNION ALL
+_WAITING = """
     SELECT e.at, e.agent_id, e.key_id, e.meter, e.quantity FROM usage_usageentry AS e JOIN usage_usagepending AS p ON p.entry_id = e.id
     WHERE e.at >= %(first)s AND e.at < %(end)s
 """
+# Each agent and key over all days: whole days of UTC, at the edges hours and minutes. Each day of the zone: out of quarters of an hour, for
+# zones lie whole quarters apart (IANA database, since 1972). What still waits is added from the ledger itself.
 _SUMS = f"""
-SELECT day, agent_id, key_id, meter, sum(quantity)::bigint
-FROM (SELECT (at AT TIME ZONE %(zone)s)::date AS day, agent_id, key_id, meter, quantity FROM ({_PARTS}) AS parts) AS days
-GROUP BY GROUPING SETS ((day, meter), (agent_id, meter), (key_id, meter), (meter))
+WITH waiting AS MATERIALIZED ({_WAITING}),
+    parts AS (
+        SELECT r.agent_id, r.key_id, r.meter, r.quantity
+        FROM unnest(%(grains)s::text[], %(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS piece (grain, starts, ends)
+        JOIN usage_usagerollup AS r ON r.grain = piece.grain AND r.starts >= piece.starts AND r.starts < piece.ends
+        UNION ALL SELECT agent_id, key_id, meter, quantity FROM waiting
+    ),
+    moments AS (
+        SELECT starts AS at, meter, quantity FROM usage_usagerollup WHERE grain = '15min' AND starts >= %(first)s AND starts < %(end)s
+        UNION ALL SELECT at, meter, quantity FROM waiting
+    )
+SELECT NULL, agent_id, key_id, meter, sum(quantity)::bigint FROM parts GROUP BY GROUPING SETS ((agent_id, meter), (key_id, meter), (meter))
+UNION ALL SELECT (at AT TIME ZONE %(zone)s)::date AS day, NULL, NULL, meter, sum(quantity)::bigint FROM moments GROUP BY day, meter
+"""
+# Whole days of a zone out of the coarsest sums that fit it.
+_PARTS = f"""
+    SELECT starts AS at, agent_id, key_id, meter, quantity FROM usage_usagerollup WHERE grain = %(grain)s AND starts >= %(first)s AND starts < %(end)s
+    UNION ALL {_WAITING}
 """
 _ROWS = f"""
 SELECT day, agent_id, key_id, meter, sum(quantity)::bigint
@@ -66,9 +80,33 @@ class Range:
     def values(self) -> dict[str, Any]:
         zone = ZoneInfo(self.zone)
         first, end = (datetime(d.year, d.month, d.day, tzinfo=zone).astimezone(UTC) for d in (self.first, self.last + timedelta(days=1)))
-        offsets = {datetime(d.year, d.month, d.day, tzinfo=zone).utcoffset().total_seconds() for d in (self.first, self.last)}
-        grain = Grain.DAY if self.zone == "UTC" else Grain.HOUR if all(o % 3600 == 0 for o in offsets) else Grain.MINUTE
-        return {"first": first, "end": end, "zone": self.zone, "grain": grain}
+        offsets = {datetime(d.year, d.month, d.day, tzinfo=zone).utcoffset().total_seconds() for d in self.days}
+        grain = Grain.DAY if offsets == {0} else Grain.HOUR if all(o % 3600 == 0 for o in offsets) else Grain.MINUTE
+        grains, starts, ends = zip(*_pieces(first, end), strict=True)
+        return {"first": first, "end": end, "zone": self.zone, "grain": grain, "grains": list(grains), "starts": list(starts), "ends": list(ends)}
+
+    @property
+    def days(self) -> list[date]:
+        return [self.first + timedelta(days=n) for n in range((self.last - self.first).days + 1)]
+
+
+def _pieces(first: datetime, end: datetime) -> Iterator[tuple[Grain, datetime, datetime]]:
+    """The same time in as few sums as can be: (grain, from, to)."""
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    bounds = [first, *(_up(first, grain) for grain in (hour, day)), *(_down(end, grain) for grain in (day, hour)), end]
+    if bounds[2] > bounds[3]:  # no whole day
+        bounds[2] = bounds[3] = min(max(bounds[1], bounds[3]), end)
+    for grain, starts, ends in zip((Grain.MINUTE, Grain.HOUR, Grain.DAY, Grain.HOUR, Grain.MINUTE), bounds, bounds[1:], strict=False):
+        if starts < ends:
+            yield grain, starts, ends
+
+
+def _down(moment: datetime, grain: timedelta) -> datetime:
+    return moment - (moment - datetime(2000, 1, 1, tzinfo=UTC)) % grain
+
+
+def _up(moment: datetime, grain: timedelta) -> datetime:
+    return _down(moment + grain - timedelta(microseconds=1), grain)
 
 
 @dataclass
@@ -97,8 +135,7 @@ def usage_of(span: Range) -> Usage:
                 usage.keys.setdefault(key_id, {})[meter] = units
             else:
                 usage.totals[meter] = units
-    days = (span.first + timedelta(days=n) for n in range((span.last - span.first).days + 1))
-    usage.days = {day: usage.days.get(day, {}) for day in days}
+    usage.days = {day: usage.days.get(day, {}) for day in span.days}
     return usage
 
 

@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection, transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from apps.common.actors import SYSTEM
 from apps.common.errors import BadRequest, Conflict, NotFound
 from apps.tenants.context import Bound, bound, bound_public, current
 from apps.tenants.services import tenant_create
 from apps.usage import accounts, journal, rollups
-from apps.usage.models import Account, Reservation, UsageEntry, UsagePending, UsageRollup
+from apps.usage.models import Account, PeriodTotal, Reservation, UsageEntry, UsagePending, UsageRollup
 from apps.usage.money import cost_micros, line_micros
 from apps.usage.reservations import release, reserve
 from apps.usage.services import usage_record
@@ -101,6 +103,52 @@ def test_sums_equal_the_ledger_in_any_order_with_duplicates(tenant):
     assert set(UsageRollup.objects.values_list("grain", "starts", "agent_id", "key_id", "meter", "quantity", "entries")) == by_step
     UsageRollup.objects.filter(grain="day", meter="tokens_in").update(quantity=1)
     assert {row["grain"] for row in rollups.differences()} == {"day"}
+
+
+CALLS = st.lists(st.one_of(
+    st.tuples(st.integers(0, 12), st.sampled_from(["agt_a", ""]), st.dictionaries(st.sampled_from(["tokens_in", "audio_out_ms", "requests"]), st.integers(0, 10**6), max_size=3),
+              st.integers(0, 4 * 24 * 60)),
+    st.sampled_from(["roll", "step", "close"])), max_size=25)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one(database):
+    with bound_public():
+        return tenant_create(name="Metered", slug=f"property-{os.getpid()}-{time.time_ns() % 10**9}")
+
+
+@given(calls=CALLS)
+@settings(max_examples=int(os.environ.get("ROLLUP_EXAMPLES", "40")), deadline=None, suppress_health_check=list(HealthCheck))
+def test_sums_grown_step_by_step_are_those_made_anew(one, calls):
+    """Whatever comes: turns again and in any order, of any minute of four days, sums grown by one entry or by all, periods that end."""
+    with bound(one):
+        expected, session_id = rollups.totals(), f"sess_{time.time_ns()}"
+        seen: set[tuple[int, str]] = set()
+        for call in calls:
+            if call == "roll":
+                rollups.roll()
+            elif call == "step":
+                with transaction.atomic(), connection.cursor() as cursor:
+                    rollups.lock(cursor)
+                    rollups.roll_step(cursor, limit=1)
+            elif call == "close":
+                accounts.period_close(ends=datetime.now(UTC))
+            else:
+                turn, agent, meters, minute = call
+                at = datetime(2024, 2, 27, tzinfo=UTC) + timedelta(minutes=minute)
+                usage_record(session_id=session_id, turn_id=f"turn_{turn}", meters=meters, agent_id=agent, at=at)
+                for meter, units in meters.items():
+                    if units and (turn, meter) not in seen:
+                        seen.add((turn, meter))
+                        expected[meter] = expected.get(meter, 0) + units
+        assert rollups.totals() == expected and rollups.differences() == []
+        rolled()
+        sums = [set(model.objects.values_list(*fields)) for model, fields in SUMS]
+        rollups.rebuild()
+        assert [set(model.objects.values_list(*fields)) for model, fields in SUMS] == sums and rollups.differences() == []
+
+
+SUMS = ((UsageRollup, ("grain", "starts", "agent_id", "key_id", "meter", "quantity", "entries")), (PeriodTotal, ("period", "meter", "quantity", "entries")))
 
 
 def test_money_is_exact_and_the_same_in_python_and_sql(tenant):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import UTC, datetime, timedelta
+import random
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import CommandError, call_command
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from apps.audit.models import AuditEntry
 from apps.tenants.context import bound, bound_public
@@ -45,6 +50,46 @@ def test_days_are_those_of_the_readers_zone(house, summed):
     assert days(house, "2026-03-28", "2026-03-30", "Europe/Berlin") == {"2026-03-28": 1, "2026-03-29": 100110, "2026-03-30": 1000}
     assert days(house, "2026-03-29", "2026-03-30", "Asia/Kolkata") == {"2026-03-29": 11, "2026-03-30": 101100}  # half an hour off
     assert days(house, "2024-02-28", "2024-03-01", "UTC") == {"2024-02-29": 10000}
+
+
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Havana", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Chatham", "Pacific/Apia"]
+FIRST = date(2026, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def year(database):
+    """Entries all over a year, most of them at the hours at which clocks change; a part of them not yet in the sums."""
+    with bound_public():
+        made = House("year")
+    rng = random.Random(7)
+    with bound(made.tenant):
+        for number in range(700):
+            at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=rng.randrange(365), minutes=rng.choice([rng.randrange(1440), rng.randrange(90), 1439]))
+            usage_record(session_id="sess_year", turn_id=f"turn_{number}", meters={"tokens_in": 2**rng.randrange(20)}, at=min(at, datetime.now(UTC)),
+                         agent_id=rng.choice(["agt_a", "agt_b"]), key_id=rng.choice(["key_a", ""]))
+            if number == 600:
+                rolled()
+    return made
+
+
+@given(zone=st.sampled_from(ZONES), first=st.integers(0, 364), length=st.integers(1, 60) | st.just(300))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_days_of_any_zone_are_what_the_ledger_says(year, zone, first, length):
+    """Days of 23 and 25 hours, zones half an hour and a quarter off, one whose clock changes by half an hour: each entry is in one day of the reader's."""
+    span = selectors.Range(FIRST + timedelta(days=first), FIRST + timedelta(days=first + length - 1), zone)
+    with bound(year.tenant):
+        found = selectors.usage_of(span)
+        by_day, by_agent, by_key = Counter(), Counter(), Counter()
+        for at, agent, key, units in UsageEntry.objects.filter(meter="tokens_in").values_list("at", "agent_id", "key_id", "quantity"):
+            if span.first <= (day := at.astimezone(ZoneInfo(zone)).date()) <= span.last:
+                by_day[day] += units
+                by_agent[agent] += units
+                by_key[key] += units
+        rows = list(csv.DictReader(selectors.usage_csv(span)))
+    for part, expected in ((found.days, by_day), (found.agents, by_agent), (found.keys, by_key)):
+        assert {of: units["tokens_in"] for of, units in part.items() if "tokens_in" in units} == expected
+    assert list(found.days) == span.days
+    assert found.totals.get("tokens_in", 0) == sum(by_day.values()) == sum(int(r["units"]) for r in rows if r["meter"] == "tokens_in")
 
 
 def test_the_page_shows_what_was_used_and_by_whom(house):
