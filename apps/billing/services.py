@@ -198,13 +198,16 @@ def plan_change(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, cu
 
 
 def _begin(row: Subscription, change: Change):
-    if change.price.amount_cents and not any(card.default for card in stripe.cards(row.customer_id)):
+    cards, before = stripe.cards(row.customer_id), row.provider_id
+    if change.price.amount_cents and not any(card.default for card in cards):
         raise Conflict("add a card first: the plan is paid with it", param="card")
     if row.provider_id:  # one whose first payment was never confirmed
         stripe.subscription_end(row.provider_id)
         for invoice in Invoice.objects.filter(tenant_id=row.tenant_id, status=Invoice.Status.OPEN, reason="subscription_create"):
             invoice_sync(row, stripe.invoice_void(invoice.provider_id))
-    key = f"{row.tenant_id}:{change.price.pk}:{int(time.time()) // 30}"  # a double click is one subscription
+    # what a crash left half done is found again by the key; what was bought before, ended, or refused with another card is not meant
+    default = next((card.id for card in cards if card.default), "")
+    key = f"{row.tenant_id}:{change.price.pk}:{before}:{row.period_start.timestamp()}:{default}:{int(time.time()) // 30}"
     return stripe.subscription_make(row.customer_id, items=[(price_ready(change.price), 1)], key=key)
 
 

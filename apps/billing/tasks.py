@@ -8,7 +8,7 @@ from django.core.cache import cache
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
-from apps.billing import dunning, events, reporting, stripe, subscriptions
+from apps.billing import by_hand, dunning, events, reporting, stripe, subscriptions
 from apps.common.errors import VivavoceError
 
 log = logging.getLogger("vivavoce.billing")
@@ -31,6 +31,7 @@ def sweep() -> None:
     now = timezone.now()
     for trigger_id in stripe.webhooks_waiting(now):
         webhook(trigger_id)
+    subscriptions.each(by_hand.changed(), by_hand.follow)
     subscriptions.turn(now)
     dunning.grace_over(now)
     stripe.webhooks_purge(now - timedelta(days=KEEP_DAYS))

@@ -22,6 +22,7 @@ from apps.apikeys.impersonation import impersonation_end
 from apps.apikeys.models import LIMIT_NAMES, ApiKey, Impersonation
 from apps.audit.models import AuditEntry
 from apps.audit.services import audit_record
+from apps.billing.by_hand import override_set
 from apps.common.errors import VivavoceError
 from apps.onboarding.services import workspace_create
 from apps.portal import admin_billing  # noqa: F401 registers its own
@@ -149,7 +150,7 @@ class TenantAdmin(ServiceAdmin):
         if changed & {"name", "email"}:
             services.tenant_update(tenant=obj, actor=actor, name=obj.name, email=obj.email)
         if changed & {"plan", "override_until", *LIMIT_NAMES}:
-            services.tenant_override(tenant=obj, actor=actor, **by_hand)
+            override_set(tenant=obj, actor=actor, **by_hand)
 
     def has_delete_permission(self, request, obj=None):
         return False  # closed and erased, by the acts

@@ -44,7 +44,7 @@ class Tenant(TenantMixin):
     fallbacks = models.JSONField(default=dict, blank=True)  # stage -> {"engine", "model"} that takes over where an agent names none
     resume_seconds = models.PositiveIntegerField(null=True, blank=True)  # a lost connection may come back this long; empty = as the limits say
     limits = models.JSONField(default=dict, blank=True)  # an operator's override, see apps/usage/limits.py
-    plan = models.CharField(max_length=40, blank=True)  # an operator's override
+    plan = models.CharField(max_length=40, blank=True)  # an operator's override, see apps/billing/by_hand.py
     override_until = models.DateTimeField(null=True, blank=True)  # of both; empty = no end
     entitlements = models.JSONField(default=dict, blank=True)  # limits of its plan, written by apps/billing
     capped = models.BooleanField(default=False, editable=False)  # its sessions hold usage ahead, see apps/usage/reservations.py
@@ -63,7 +63,16 @@ class Tenant(TenantMixin):
     @property
     def override(self) -> dict:
         """The limits an operator gave, while they hold."""
-        return self.limits if self.override_until is None or self.override_until > timezone.now() else {}
+        return self.limits if self._overridden else {}
+
+    @property
+    def plan_by_hand(self) -> str:
+        """The code of the plan an operator gave, while it holds."""
+        return self.plan if self._overridden else ""
+
+    @property
+    def _overridden(self) -> bool:
+        return self.override_until is None or self.override_until > timezone.now()
 
 
 class Domain(DomainMixin):

@@ -9,6 +9,7 @@ from apps.api.health import readiness
 from apps.common.queues import queues
 from apps.api.v1.base import Body, Limit, Page, Schema, When, answers, creates, page, tenant_row
 from apps.apikeys.services import check_limits
+from apps.billing.by_hand import override_set
 from apps.common.errors import BadRequest, NotFound
 from apps.conversations.models import VoiceSession
 from apps.conversations.selectors import live_sessions
@@ -128,7 +129,8 @@ def erase(request, tenant_id: str):
 @router.post("tenants/{tenant_id}/override", response=answers(200, TenantOut), summary="Limits and plan by hand, with an end")
 def override(request, tenant_id: str, payload: Override):
     row = tenant_row(tenant_id)
-    services.tenant_override(tenant=row, actor=request.actor, limits=check_limits(payload.limits), plan=payload.plan.replace("\0", ""), until=payload.until)
+    override_set(tenant=row, actor=request.actor, limits=check_limits(payload.limits), plan=payload.plan.replace("\0", ""), until=payload.until)
+    row.refresh_from_db()
     return 200, row
 
 

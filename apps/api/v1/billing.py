@@ -42,6 +42,7 @@ class AddOnOut(Schema):
 
 class SubscriptionOut(Schema):
     plan: str | None = Field(description="null: no plan; the installation's limits hold")
+    plan_by_hand: str | None = Field(description="an operator's, whose limits and included units hold in place of those of `plan`")
     version: int | None
     status: str
     interval: str | None
@@ -195,7 +196,7 @@ def _subscription(tenant: Tenant, row: Subscription | None) -> dict:
     has = row is not None and row.status != Subscription.Status.NONE
     price = row.price if has else None
     return {
-        "plan": row.version.plan_id if has else None, "version": row.version.number if has else None, "status": row.status if row else "none",
+        "plan": row.version.plan_id if has else None, "plan_by_hand": row.by_hand or None if row else None, "version": row.version.number if has else None, "status": row.status if row else "none",
         "interval": price.interval if price else None, "currency": row.currency if row else "", "amount_cents": price.amount_cents if price else 0,
         "entitlements": tenant.entitlements, "period_start": row.period_start if has else None, "period_end": row.period_end if has else None,
         "trial_end": row.trial_end if has else None, "cancel_at_period_end": bool(has and row.cancel_at_period_end),

@@ -42,6 +42,7 @@ class Subscription(models.Model):
     retry_at = models.DateTimeField(null=True)
     noticed = models.JSONField(default=list)  # notices sent since then
     synced_at = models.DateTimeField(null=True)
+    by_hand = models.CharField(max_length=40, blank=True)  # code of the plan an operator gave, whose terms hold now in place of `version`'s
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.version} {self.status}"

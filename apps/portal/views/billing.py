@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from apps.billing import documents, selectors, services, stripe
 from apps.billing.events import invoice_follow
 from apps.billing.models import Currency, Interval, Plan
+from apps.billing.terms import version_in_force
 from apps.common.errors import AuthenticationRequired, ProviderUnavailable, VivavoceError
 from apps.portal.forms import Tax
 from apps.portal.views.access import in_workspace
@@ -32,7 +33,8 @@ def billing(request: HttpRequest, tenant) -> HttpResponse:
     currency = row.currency if row and row.currency else request.GET.get("currency", "usd")
     currency = currency if currency in Currency.values else "usd"
     context = {
-        "tenant": tenant, "row": row, "cards": cards, "problem": problem, "sandbox": stripe.SANDBOX, "currency": currency, "currencies": Currency.choices,
+        "tenant": tenant, "row": row, "in_force": row and version_in_force(row), "cards": cards, "problem": problem, "sandbox": stripe.SANDBOX,
+        "currency": currency, "currencies": Currency.choices,
         "plans": [(plan, [p for p in plan.current.prices.all() if p.currency == currency]) for plan in services.plans_offered(tenant)],
         "addons": _addons(tenant, row, currency), "invoices": Paginator(selectors.invoices(tenant), 20).get_page(request.GET.get("page")),
         "may_write": request.actor.can("billing.write"), "tax": Tax(initial=row.tax if row else {}), "tax_now": row.tax if row else {},
