@@ -19,11 +19,11 @@ from tests import conftest  # chooses ports and sets the environment before Djan
 
 ROOT = Path(__file__).resolve().parent.parent
 METERS = ("session_ms", "audio_in_ms", "audio_out_ms", "tokens_in", "tokens_out")
-DAYS, AGENTS, KEYS = 90, 6, 4
+DAYS, AGENTS, KEYS = 400, 6, 4
 FILL = """
 INSERT INTO usage_usageentry (session_id, turn_id, meter, quantity, agent_id, key_id, at, period)
 SELECT 'sess_' || md5((turn / 20)::text), 'turn_' || md5(turn::text), (%(meters)s::text[])[1 + n %% 5], 100 + (n * 7919) %% 5000,
-       'agt_' || (turn / 20 %% %(agents)s), 'key_' || (turn / 20 %% %(keys)s), now() - interval '1 minute' - (turn::float8 / %(turns)s) * interval '90 days',
+       'agt_' || (turn / 20 %% %(agents)s), 'key_' || (turn / 20 %% %(keys)s), now() - interval '1 minute' - (turn::float8 / %(turns)s) * interval '400 days',
        3 - (turn * 3 / %(turns)s)::int
 FROM generate_series(0::bigint, %(entries)s - 1) AS n, LATERAL (SELECT (n / 5)::bigint AS turn) AS of_turn
 """
@@ -83,7 +83,10 @@ def pages(tenant, count: int) -> dict[str, list[float]]:
     client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
     today = datetime.now(UTC).date()
     paths = {"page, 30 days": f"/t/{tenant.slug}/usage", "page, 90 days": f"/t/{tenant.slug}/usage?first={today - timedelta(days=89)}",
-             "page, 30 days of Berlin": f"/t/{tenant.slug}/usage?zone=Europe/Berlin", "api breakdown": "/api/v1/usage/breakdown?by=key",
+             "page, 400 days": f"/t/{tenant.slug}/usage?first={today - timedelta(days=399)}",
+             "page, 30 days of Berlin": f"/t/{tenant.slug}/usage?zone=Europe/Berlin", "page, 30 days of Kolkata": f"/t/{tenant.slug}/usage?zone=Asia/Kolkata",
+             "page, 90 days of Kathmandu": f"/t/{tenant.slug}/usage?zone=Asia/Kathmandu&first={today - timedelta(days=89)}",
+             "page, 400 days of Berlin": f"/t/{tenant.slug}/usage?zone=Europe/Berlin&first={today - timedelta(days=399)}", "api breakdown": "/api/v1/usage/breakdown?by=key",
              "api spend": "/api/v1/usage/spend", "csv, 30 days": f"/t/{tenant.slug}/usage.csv"}  # fmt: skip
     took = {}
     for name, path in paths.items():

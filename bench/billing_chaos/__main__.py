@@ -30,6 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sessions", type=int, default=16, help="clients at once")
     parser.add_argument("--kills", type=int, default=36, help="at least so many; 17 are one round through all parts")
     parser.add_argument("--kill-every", type=float, default=4, help="seconds between two kills, about")
+    parser.add_argument("--only", default="", help='what is killed, as "redis + gateway-1, default"; all parts, alone and together, without')
     parser.add_argument("--power-cuts", action="store_true", help="where several are killed together, Redis comes back without its last second")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path, default=ROOT / "var" / "reports" / "billing_chaos.json")

@@ -74,6 +74,8 @@ class Chaos:
     def killing(self) -> None:
         """One part at a time, or several at once; they come back before the next go."""
         every = [(name,) for name in self.house.victims] + list(TOGETHER)
+        if self.options.only:
+            every = [tuple(names.strip() for names in group.split("+")) for group in self.options.only.split(",")]
         order: list[tuple[str, ...]] = []
         while not self.enough:
             time.sleep(random.uniform(0.6, 1.4) * self.options.kill_every)

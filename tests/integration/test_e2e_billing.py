@@ -6,6 +6,7 @@ it is Stripe's test mode (the run's header says which), and the tests carry its 
 
 from __future__ import annotations
 
+import calendar
 import re
 import time
 
@@ -14,9 +15,12 @@ import requests
 import stripe
 
 from apps.accounts.models import User
+from apps.billing.services import subscription_get
 from apps.common.launch import processes
 from apps.teams.models import Membership
 from apps.tenants.context import bound, bound_public
+from apps.usage import rollups
+from apps.usage.reservations import check_open
 from apps.usage.services import usage_record
 from tests.billing import REAL
 from tests.conftest import WORK
@@ -32,6 +36,7 @@ def portal(provider):
     try:
         address = running.start_portal()
         running.run(processes.default_worker())
+        running.run(processes.beat(WORK))
         provider.stop()
         provider.start(webhook_url=f"{address}/stripe/webhook")
         yield address
@@ -113,8 +118,6 @@ def customer(portal):
 def events_arrive(provider, customer) -> None:
     """On Stripe's test mode nobody outside can reach this portal: carry its events there."""
     if REAL:
-        from apps.billing.services import subscription_get
-
         with bound_public():
             provider.deliver(subscription_get(customer.tenant).customer_id)
 
@@ -190,3 +193,92 @@ def test_view_invoices(customer):
     rows = customer.get(f"{customer.billing}/invoices/{paid['id']}.csv").text.splitlines()
     assert rows[0].startswith("invoice,kind") and any(",4900,usd," in row for row in rows)
     assert all(i["number"] for i in found) and customer.get(f"{customer.billing}/invoices/ivc_000000000000000000000000").status_code == 404
+
+
+# While the provider is there, and while it is not
+
+
+def metered(customer) -> dict[str, int]:
+    """What the provider's meters have of a customer."""
+    with bound_public():
+        customer_id = subscription_get(customer.tenant).customer_id
+    span = {"start_time": 0, "end_time": (int(time.time()) // 60 + 10**6) * 60}
+    meters = {m.event_name.removeprefix("vivavoce_"): m.id for m in stripe.billing.Meter.list(limit=100).auto_paging_iter()}
+    sums = {name: sum(int(r.aggregated_value) for r in stripe.billing.Meter.list_event_summaries(i, customer=customer_id, **span).data) for name, i in meters.items()}
+    return {name: units for name, units in sums.items() if units}
+
+
+def ledger(customer) -> dict[str, int]:
+    with bound(customer.tenant):
+        return rollups.totals()
+
+
+def waited(seen, seconds: float) -> float:
+    """How long it took until it was so."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if seen():
+            return time.monotonic() - began
+        time.sleep(0.25)
+    raise AssertionError(f"not so after {seconds:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def buyer(portal):
+    made = Customer(portal)
+    made.add_card()
+    made.change(plan="pro", interval="month")
+    made.until(lambda s: s["status"] == "active")
+    return made
+
+
+def test_usage_is_at_the_provider_within_a_minute(buyer):
+    with bound(buyer.tenant):
+        for turn in range(3):
+            usage_record(session_id="sess_minute", turn_id=f"turn_{turn}", meters={"session_ms": 61_000 + turn, "tokens_out": 40})
+    assert waited(lambda: metered(buyer) == ledger(buyer), 60) < 60
+
+
+def test_an_hour_without_the_provider_costs_nothing(buyer, provider):
+    """A renewal falls into it: work goes on, usage waits, and what the provider has to say arrives afterwards by itself."""
+    ends = calendar.timegm(time.strptime(buyer.api("billing").json()["period_end"][:19], "%Y-%m-%dT%H:%M:%S"))
+    provider.advance(ends - 1800)
+    provider.door("outage", seconds=3600)
+    provider.advance(ends + 1500)
+    page = buyer.get(buyer.billing)
+    assert page.status_code == 200 and "does not answer" in page.text and "Plan: Pro" in page.text
+    refused = buyer.api("billing/plan", "POST", plan="pro", interval="year")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "billing_unavailable") and refused.headers["Retry-After"]
+    with bound(buyer.tenant):
+        check_open()
+        usage_record(session_id="sess_hour", turn_id="turn_1", meters={"session_ms": 120_000})
+        before = rollups.totals()
+    assert buyer.api("usage").json()["session_ms"] == before["session_ms"]
+    time.sleep(25)  # a round of reports and one of the sweep come to nothing
+    state = buyer.api("billing").json()
+    assert (state["status"], state["plan"], state["entitlements"]["concurrent_sessions"]) == ("active", "pro", 50)
+    with bound(buyer.tenant):
+        usage_record(session_id="sess_hour", turn_id="turn_2", meters={"session_ms": 7_000})
+    provider.advance(ends + 1800 + 60)
+    used = ledger(buyer)
+    assert used["session_ms"] == before["session_ms"] + 7_000
+    waited(lambda: metered(buyer) == used, 90)
+    waited(lambda: buyer.api("billing").json()["period_start"] >= state["period_end"], 60)
+
+    def lines() -> list[int]:
+        found = [buyer.api(f"billing/invoices/{i['id']}").json() for i in buyer.api("billing/invoices").json()["data"]]
+        return [line["quantity"] for invoice in found for line in invoice["lines"] if line["meter"] == "session_ms"]
+
+    waited(lambda: sum(lines()) == used["session_ms"], 90)  # whole, and once
+    assert buyer.api("billing").json()["status"] == "active"
+
+
+def test_a_provider_that_is_gone_altogether_is_waited_for(buyer, provider, portal):
+    provider.stop()
+    try:
+        assert "does not answer" in buyer.get(buyer.billing).text
+        with bound(buyer.tenant):
+            usage_record(session_id="sess_gone", turn_id="turn_1", meters={"session_ms": 3_000})
+    finally:
+        provider.start(webhook_url=f"{portal}/stripe/webhook")
+    waited(lambda: metered(buyer) == ledger(buyer), 90)

@@ -5,6 +5,7 @@ import json
 from django import template
 from django.templatetags.static import static
 from django.utils.html import format_html
+from django.utils.safestring import mark_safe
 
 register = template.Library()
 
@@ -64,6 +65,25 @@ def meter_name(meter: str) -> str:
 def meter_value(total: int, meter: str) -> str:
     """A duration for meters in milliseconds, else the number with its thousands apart."""
     return seconds(total) if meter.endswith("_ms") else f"{total:,}"
+
+
+@register.simple_tag
+def bars(chart: dict) -> str:
+    """Bars of a chart (apps/portal/views/usage.py: chart) as SVG. Made here, of numbers and days alone: a year of days is thousands of elements."""
+    meter = chart["meter"]
+    return mark_safe("".join(
+        f'<rect x="{b["x"]}" y="{b["y"]}" width="{b["width"]}" height="{b["height"]}" fill="var(--accent)"><title>{b["day"]}: {meter_value(b["units"], meter)}</title></rect>'
+        for b in chart["bars"] if b["units"]
+    ))  # fmt: skip
+
+
+@register.simple_tag
+def day_rows(days: list) -> str:
+    """Rows of a table: the day, then the units of each meter. `days`: [(day, [(meter, units)])]."""
+    return mark_safe("".join(
+        f'<tr><th scope="row" class="nowrap">{day}</th>{"".join(f"""<td class="number">{meter_value(units, meter)}</td>""" for meter, units in cells)}</tr>'
+        for day, cells in days
+    ))  # fmt: skip
 
 
 @register.filter
