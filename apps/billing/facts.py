@@ -1,4 +1,4 @@
-"""What the payment provider says, as plain values; stripe.py makes them, the rest of the app reads them. Amounts are integer cents."""
+"""What the payment provider says, as plain values; stripe/ makes them, the rest of the app reads them. Amounts are integer cents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tenant can do about its plan, cards and tax. Each asks the actor first, calls the provider, and keeps our copy in step."""
+"""What a tenant can do about its plan, add-ons, open invoices and tax. Each asks the actor first, calls the provider, and keeps our copy in step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db.models import Q
 from apps.audit.services import audit_record
 from apps.billing import stripe
 from apps.billing.events import invoice_follow
-from apps.billing.facts import Card, Preview
+from apps.billing.facts import Preview
 from apps.billing.invoicing import invoice_sync
 from apps.billing.models import Currency, Interval, Invoice, Plan, PlanVersion, Price, Subscription
 from apps.billing.subscriptions import subscription_lock, subscription_row, subscription_sync
@@ -21,7 +21,6 @@ from apps.common.actors import Actor
 from apps.common.errors import BadRequest, Conflict, NotFound
 from apps.tenants.context import bound
 from apps.tenants.models import Tenant
-from apps.tenants.services import milestone
 
 Status = Subscription.Status
 QUOTE_S = 15 * 60  # a preview's price holds for so long
@@ -37,7 +36,7 @@ class Change:
     version: PlanVersion
 
 
-def _note(tenant: Tenant, actor: Actor, **line) -> None:
+def note(tenant: Tenant, actor: Actor, **line) -> None:
     with bound(tenant):
         audit_record(actor=actor, **line)
 
@@ -99,7 +98,7 @@ def change_of(row: Subscription | None, tenant: Tenant, plan: str, interval: str
 # At the provider
 
 
-def _locked(tenant: Tenant) -> Subscription:
+def customer_lock(tenant: Tenant) -> Subscription:
     """The row, with a customer at the provider; one change at a time."""
     subscription_row(tenant)
     row = subscription_lock(tenant.id)
@@ -146,7 +145,7 @@ def plan_preview(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, c
             if not actor.can("billing.write"):
                 raise Conflict("nothing was bought here yet: somebody with the permission billing.write sees what it costs")
             with transaction.atomic():
-                row = _locked(tenant)
+                row = customer_lock(tenant)
         found = stripe.new_preview(row.customer_id, items=[(price_ready(change.price), 1)])
     elif change.kind == "upgrade":
         found = stripe.change_preview(row.customer_id, row.provider_id, items=_items(row, change.price), end_trial=row.status == Status.TRIALING)
@@ -176,7 +175,7 @@ def _quoted(tenant: Tenant, what: int | str | None, quote: str) -> int:
 def plan_change(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, currency: str = "", quote: str = "", actor: Actor) -> Subscription:
     """Move to a plan. Raises PaymentRequired and leaves everything as it was when the card is declined; NotFound, BadRequest, Conflict, Forbidden."""
     actor.require("billing.write", tenant.id)
-    row = _locked(tenant)
+    row = customer_lock(tenant)
     change = change_of(row, tenant, plan, interval, currency)
     at = _quoted(tenant, change.price and change.price.pk, quote)
     if change.kind == "new":
@@ -190,7 +189,7 @@ def plan_change(*, tenant: Tenant, plan: str, interval: str = Interval.MONTH, cu
     else:
         fact = _downgrade(row, change)
     before = {"plan": str(row.version), "price": str(row.price or "")}
-    _note(tenant, actor, action=f"plan.{change.kind}", target=tenant.id, before=before, after={"plan": str(change.version), "price": str(change.price or "")})
+    note(tenant, actor, action=f"plan.{change.kind}", target=tenant.id, before=before, after={"plan": str(change.version), "price": str(change.price or "")})
     row = subscription_sync(tenant.id, fact, actor)
     if change.kind in ("new", "upgrade") and fact.latest_invoice_id:
         invoice_follow(tenant.id, fact.latest_invoice_id)
@@ -243,7 +242,7 @@ def plan_keep(*, tenant: Tenant, actor: Actor) -> Subscription:
     row = subscription_lock(tenant.id) if subscription_get(tenant) else None
     if row is None or not row.next_version_id and not row.cancel_at_period_end:
         raise Conflict("there is no cancellation or downgrade to take back")
-    _note(tenant, actor, action="plan.keep", target=tenant.id, after={"plan": str(row.version)})
+    note(tenant, actor, action="plan.keep", target=tenant.id, after={"plan": str(row.version)})
     return subscription_sync(tenant.id, _keep(row), actor)
 
 
@@ -251,7 +250,7 @@ def plan_keep(*, tenant: Tenant, actor: Actor) -> Subscription:
 def trial_start(*, tenant: Tenant, plan: str = "pro", currency: str = "", actor: Actor) -> Subscription:
     """Once a workspace, without a card; it falls back to Free where none was added. Raises Conflict."""
     actor.require("billing.write", tenant.id)
-    row = _locked(tenant)
+    row = customer_lock(tenant)
     if row.trial_used or row.status not in (Status.FREE, Status.NONE):
         raise Conflict("a trial is for workspaces that had neither a trial nor a paid plan")
     version = _plan(tenant, plan, Plan.Kind.BASE).current
@@ -259,7 +258,7 @@ def trial_start(*, tenant: Tenant, plan: str = "pro", currency: str = "", actor:
     if not version.trial_days or price is None:
         raise Conflict(f"{version.plan} has no trial", param="plan")
     fact = stripe.subscription_make(row.customer_id, items=[(price_ready(price), 1)], trial_days=version.trial_days, key=f"{tenant.id}:trial")
-    _note(tenant, actor, action="plan.trial", target=tenant.id, after={"plan": str(version), "days": version.trial_days})
+    note(tenant, actor, action="plan.trial", target=tenant.id, after={"plan": str(version), "days": version.trial_days})
     return subscription_sync(tenant.id, fact, actor)
 
 
@@ -305,70 +304,11 @@ def addon_set(*, tenant: Tenant, addon: str, quantity: int, quote: str = "", act
     row = subscription_lock(tenant.id) if subscription_get(tenant) else None
     version = _addon_check(row, tenant, addon, quantity)
     fact = stripe.subscription_change(row.provider_id, items=_addon_items(row, version, quantity), at=_quoted(tenant, f"{addon}:{quantity}", quote))
-    _note(tenant, actor, action="addon.changed", target=tenant.id, after={"addon": addon, "quantity": quantity})
+    note(tenant, actor, action="addon.changed", target=tenant.id, after={"addon": addon, "quantity": quantity})
     row = subscription_sync(tenant.id, fact, actor)
     if fact.latest_invoice_id:
         invoice_follow(tenant.id, fact.latest_invoice_id)
     return row
-
-
-# Cards
-
-
-def card_begin(*, tenant: Tenant, actor: Actor) -> tuple[str, str]:
-    """(id, client secret) of a set-up: the card's number goes from the browser to the provider."""
-    actor.require("billing.write", tenant.id)
-    with transaction.atomic():
-        row = _locked(tenant)
-    return stripe.setup_begin(row.customer_id)
-
-
-def _customer(tenant: Tenant) -> str:
-    row = subscription_get(tenant)
-    return row.customer_id if row else ""
-
-
-def card_finish(*, tenant: Tenant, setup_id: str, actor: Actor) -> str:
-    """After the provider's form: the first card becomes the default. Returns the set-up's status. Raises NotFound."""
-    actor.require("billing.write", tenant.id)
-    customer = _customer(tenant)
-    if not customer or not setup_id.startswith("seti_"):
-        raise NotFound(f"no card set-up {setup_id[:60]!r}")
-    status, card_id = stripe.setup_result(customer, setup_id)
-    if status == "succeeded":
-        if not any(card.default for card in stripe.cards(customer)):
-            stripe.card_default(customer, card_id)
-        milestone(tenant_id=tenant.id, name="payment_method")
-        _note(tenant, actor, action="card.added", target=tenant.id, after={"card": card_id})
-    return status
-
-
-def card_list(tenant: Tenant) -> list[Card]:
-    customer = _customer(tenant)
-    return stripe.cards(customer) if customer else []
-
-
-def _card(tenant: Tenant, card_id: str) -> Card:
-    found = next((card for card in card_list(tenant) if card.id == card_id), None)
-    if found is None:
-        raise NotFound(f"no card {card_id[:60]!r}")
-    return found
-
-
-def card_default(*, tenant: Tenant, card_id: str, actor: Actor) -> None:
-    actor.require("billing.write", tenant.id)
-    stripe.card_default(_customer(tenant), _card(tenant, card_id).id)
-    _note(tenant, actor, action="card.default", target=tenant.id, after={"card": card_id})
-
-
-def card_remove(*, tenant: Tenant, card_id: str, actor: Actor) -> None:
-    """Raises Conflict for the default of a plan that is paid with it."""
-    actor.require("billing.write", tenant.id)
-    card, row = _card(tenant, card_id), subscription_get(tenant)
-    if card.default and row.provider_id and row.status != Status.TRIALING:
-        raise Conflict("the plan is paid with this card; make another the default first")
-    stripe.card_remove(card.id)
-    _note(tenant, actor, action="card.removed", target=tenant.id, after={"card": card_id})
 
 
 # Invoices and tax
@@ -383,7 +323,7 @@ def invoice_pay(*, tenant: Tenant, invoice: Invoice, actor: Actor) -> Invoice:
         stripe.invoice_pay(invoice.provider_id)
     finally:
         followed = invoice_follow(tenant.id, invoice.provider_id)
-    _note(tenant, actor, action="invoice.paid", target=invoice.id, after={"paid_cents": followed.paid_cents})
+    note(tenant, actor, action="invoice.paid", target=invoice.id, after={"paid_cents": followed.paid_cents})
     return followed
 
 
@@ -400,9 +340,9 @@ def tax_set(*, tenant: Tenant, actor: Actor, **values: str) -> Subscription:
         raise BadRequest("a tax id needs its type, e.g. eu_vat, gb_vat or us_ein", param="tax_id_type")
     if values.get("exempt", "none") not in ("", "none", "exempt", "reverse"):
         raise BadRequest(f"exempt {values['exempt'][:20]!r}: expected none, exempt or reverse", param="exempt")
-    row = _locked(tenant)
+    row = customer_lock(tenant)
     before, row.tax = row.tax, {name: value.strip()[:120] for name, value in (values | {"country": country}).items() if value.strip()}
     stripe.customer_update(row.customer_id, name=tenant.name, email=tenant.email, tax=row.tax)
     row.save(update_fields=["tax"])
-    _note(tenant, actor, action="tax.changed", target=tenant.id, before=before, after=row.tax)
+    note(tenant, actor, action="tax.changed", target=tenant.id, before=before, after=row.tax)
     return row

@@ -47,7 +47,7 @@ class Chaos:
 
     def subscribe(self) -> None:
         from apps.apikeys.services import api_key_issue
-        from apps.billing import services
+        from apps.billing import services, wallet
         from apps.common.actors import SYSTEM
         from apps.onboarding.services import workspace_create
         from apps.tenants.context import bound_public
@@ -58,7 +58,7 @@ class Chaos:
             self.tenant = workspace_create(name="Chaos", slug="chaos", email="owner@example.com")
             Tenant.objects.filter(pk=self.tenant.pk).update(limits={"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "concurrent_sessions": 500})
             self.secret = api_key_issue(tenant=self.tenant, name="chaos", actor=SYSTEM)[1]
-            services.card_begin(tenant=self.tenant, actor=SYSTEM)
+            wallet.card_begin(tenant=self.tenant, actor=SYSTEM)
             self.customer = services.subscription_get(self.tenant).customer_id
             Provider.card(self.customer)
             services.plan_change(tenant=self.tenant, plan="pro", actor=SYSTEM)

@@ -11,8 +11,9 @@ import pytest
 import stripe
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
+from djstripe.models import Event
 
-from apps.billing import dunning, services, tasks
+from apps.billing import dunning, services, tasks, wallet
 from apps.billing import stripe as payments
 from apps.billing.events import invoice_follow
 from apps.billing.invoicing import credit_give, invoice_credit, line_amounts
@@ -133,7 +134,7 @@ def test_usage_reaches_the_meters_once_and_waits_while_the_provider_is_away(tena
     use(tenant, 60)
     assert tasks.report() == 0
     with pytest.raises(ProviderUnavailable):
-        services.card_begin(tenant=tenant, actor=SYSTEM)
+        wallet.card_begin(tenant=tenant, actor=SYSTEM)
     provider.door("outage", seconds=0)
     deadline = timezone.now() + timedelta(seconds=60)
     from apps.billing.reporting import usage_report
@@ -157,7 +158,7 @@ def test_webhooks_are_verified_stored_once_and_replayed(tenant, provider):  # no
     for _ in range(2):
         assert provider.post(event).status_code == 200
     provider.work()
-    assert payments.Event.objects.filter(id=event["id"]).count() == 1
+    assert Event.objects.filter(id=event["id"]).count() == 1
     Subscription.objects.filter(tenant=tenant).update(status="past_due")  # something went wrong with us
     assert payments.webhook_replay(event["id"]) == 2
     provider.work()

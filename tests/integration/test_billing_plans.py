@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from apps.billing import services
+from apps.billing import services, wallet
 from apps.billing import stripe as payments
 from apps.billing.catalog import version_draft, version_publish
 from apps.billing.models import Invoice, Plan, Price, Subscription
@@ -35,7 +35,7 @@ def tenant(provider):
 
 def ready(tenant, provider, token: str = "pm_card_visa") -> Subscription:
     """A workspace with a customer and a card."""
-    services.card_begin(tenant=tenant, actor=SYSTEM)
+    wallet.card_begin(tenant=tenant, actor=SYSTEM)
     row = services.subscription_get(tenant)
     provider.card(row.customer_id, token)
     return row

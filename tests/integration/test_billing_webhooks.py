@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import stripe
 from django.db.models import Sum
+from djstripe.models import WebhookEventTrigger
 
 from apps.billing import services
 from apps.billing import stripe as payments
@@ -94,7 +95,7 @@ def test_twenty_kinds_twice_in_any_order_with_forged_ones_between(provider, defa
                         assert provider.post(forged, secret="whsec_forged").status_code == 400
                 provider.work()
                 turn(datetime.fromtimestamp(provider.now(), UTC) + timedelta(hours=3))  # the sweep: usage whose draft went on without it gets an invoice
-            assert not payments.WebhookEventTrigger.objects.filter(valid=True, processed=False).exists()
+            assert not WebhookEventTrigger.objects.filter(valid=True, processed=False).exists()
             ends.append(state(tenant))
             provider.end(customer)
     assert ends[0]["usage"] == 1500 * 60_000 + 11 and len(ends[0]["invoices"]) >= 3

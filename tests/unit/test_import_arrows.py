@@ -101,6 +101,16 @@ def test_nobody_sets_the_schema_but_the_tenants_app():
                     assert word not in text, f"{path.relative_to(ROOT)} uses {word}"
 
 
+def test_one_folder_knows_the_payment_provider():
+    """Beside it only dj-stripe's own migration, and the silencing of its check."""
+    for folder in ("apps", "voice", "config"):
+        for path in sorted(p for p in (ROOT / folder).rglob("*.py") if "djstripe_migrations" not in p.parts):
+            relative = path.relative_to(ROOT)
+            for name in imports(path):
+                if name.split(".")[0] in ("stripe", "djstripe"):
+                    assert relative.is_relative_to("apps/billing/stripe") or str(relative) == "apps/billing/apps.py" and name.startswith("djstripe.checks"), f"{relative} imports {name}"
+
+
 def test_the_billing_sandbox_stands_alone():
     """A process of its own that knows nothing of the product: the standard library and its HTTP server."""
     for path in files("tools/billing_sandbox"):

@@ -6,7 +6,7 @@ from django.http import HttpResponse
 from ninja import Field, Router
 
 from apps.api.v1.base import Body, Limit, Page, Schema, answers, creates, file_answer, needs, page, tenant_row
-from apps.billing import documents, reconciliation, selectors, services, stripe
+from apps.billing import documents, reconciliation, selectors, services, stripe, wallet
 from apps.billing.invoicing import credit_give, invoice_credit
 from apps.billing.models import Invoice, Plan, Subscription
 from apps.common.errors import Conflict, NotFound
@@ -278,14 +278,14 @@ def tax(request, payload: TaxIn):
 @router.get("cards", response=answers(200, list[CardOut]), summary="Cards")
 @needs("billing.read")
 def cards(request):
-    return 200, services.card_list(request.tenant)
+    return 200, wallet.card_list(request.tenant)
 
 
 @router.post("cards", response=answers(201, CardSetup), summary="Begin to add a card; its number goes to the provider only")
 @needs("billing.write")
 @creates
 def card_begin(request):
-    setup, secret = services.card_begin(tenant=request.tenant, actor=request.actor)
+    setup, secret = wallet.card_begin(tenant=request.tenant, actor=request.actor)
     where = f"{settings.BILLING_SANDBOX_URL}/_sandbox/confirm?client_secret={secret}" if stripe.SANDBOX else ""
     return 201, {"setup_intent": setup, "client_secret": secret, "public_key": settings.STRIPE_PUBLIC_KEY, "page": where}
 
@@ -293,20 +293,20 @@ def card_begin(request):
 @router.post("cards/finish", response=answers(200, SetupState), summary="After the provider's form: the first card becomes the default")
 @needs("billing.write")
 def card_finish(request, payload: CardDone):
-    return 200, {"status": services.card_finish(tenant=request.tenant, setup_id=payload.setup_intent, actor=request.actor)}
+    return 200, {"status": wallet.card_finish(tenant=request.tenant, setup_id=payload.setup_intent, actor=request.actor)}
 
 
 @router.post("cards/{card_id}/default", response=answers(200, list[CardOut]), summary="Pay with this card from now on")
 @needs("billing.write")
 def card_default(request, card_id: str):
-    services.card_default(tenant=request.tenant, card_id=card_id, actor=request.actor)
+    wallet.card_default(tenant=request.tenant, card_id=card_id, actor=request.actor)
     return cards(request)
 
 
 @router.delete("cards/{card_id}", response=answers(204), summary="Remove a card")
 @needs("billing.write")
 def card_remove(request, card_id: str):
-    services.card_remove(tenant=request.tenant, card_id=card_id, actor=request.actor)
+    wallet.card_remove(tenant=request.tenant, card_id=card_id, actor=request.actor)
     return 204, None
 
 

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from apps.billing import documents, selectors, services, stripe
+from apps.billing import documents, selectors, services, stripe, wallet
 from apps.billing.events import invoice_follow
 from apps.billing.models import Currency, Interval, Plan
 from apps.billing.terms import version_in_force
@@ -27,7 +27,7 @@ def billing(request: HttpRequest, tenant) -> HttpResponse:
     """With ?plan=… or ?addon=… the preview of that change."""
     row, problem, cards = services.subscription_get(tenant), "", []
     try:
-        cards = services.card_list(tenant)
+        cards = wallet.card_list(tenant)
     except ProviderUnavailable as error:
         problem = error.message
     currency = row.currency if row and row.currency else request.GET.get("currency", "usd")
@@ -107,7 +107,7 @@ def billing_act(request: HttpRequest, tenant, what: str) -> HttpResponse:
 @require_POST
 def card_new(request: HttpRequest, tenant) -> HttpResponse:
     """To the provider's form: the sandbox's page, or Stripe Elements. A card number never comes here."""
-    _, secret = services.card_begin(tenant=tenant, actor=request.actor)
+    _, secret = wallet.card_begin(tenant=tenant, actor=request.actor)
     return _confirm(request, tenant, secret, reverse("card-return", kwargs={"slug": tenant.slug}), "setup")
 
 
@@ -128,7 +128,7 @@ def card_return(request: HttpRequest, tenant) -> HttpResponse:
     setup = request.GET.get("setup_intent", "")
     if not setup:
         return billing(request, slug=tenant.slug)
-    status = services.card_finish(tenant=tenant, setup_id=setup, actor=request.actor)
+    status = wallet.card_finish(tenant=tenant, setup_id=setup, actor=request.actor)
     if status == "succeeded":
         messages.success(request, "The card is saved.")
     else:
@@ -140,7 +140,7 @@ def card_return(request: HttpRequest, tenant) -> HttpResponse:
 @require_POST
 def card_act(request: HttpRequest, tenant, card_id: str, what: str) -> HttpResponse:
     """default or remove"""
-    act = services.card_default if what == "default" else services.card_remove
+    act = wallet.card_default if what == "default" else wallet.card_remove
     act(tenant=tenant, card_id=card_id, actor=request.actor)
     return redirect("billing", slug=tenant.slug)
 
