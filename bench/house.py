@@ -112,6 +112,13 @@ class House:
                     raise
                 time.sleep(0.3)
 
+    def supervise(self) -> list[str]:
+        """As `manage.py up` and Kubernetes do: what ended by itself is started again. Their names."""
+        ended = [name for name, process in self.running.items() if process.poll() is not None]
+        for name in ended:
+            self.run(name)
+        return ended
+
     def end(self, *names: str) -> None:
         """SIGTERM, as an operator stops them."""
         for name in names:

@@ -85,6 +85,9 @@ class Chaos:
             self.timeline.append((round(time.time(), 1), " + ".join(names)))
             self.house.kill(*names, forget_s=1.0 if self.options.power_cuts and len(names) > 1 else 0.0)
             self.kills[" + ".join(names)] += 1
+            for name in self.house.supervise():
+                self.counts[f"ended by itself: {name}"] += 1
+            print(f"{time.monotonic() - self.began:6.0f} s  {sum(self.kills.values()):3} kills  {self.entries:6} entries  {' + '.join(names)}", flush=True)
 
     async def mischief(self) -> None:
         """Turns written again and out of order; reports and webhooks again."""
@@ -169,6 +172,7 @@ class Chaos:
         from apps.usage import journal, rollups
 
         forget_connections()
+        self.house.supervise()
         self.house.end(*(name for name in list(self.house.running) if name.startswith("gateway")))
         with contextlib.closing(journal.connection()) as redis:
             self.counts["written by replay at the end"] = journal.replay(redis, older_than_s=0) + journal.close_lost(redis, older_than_s=0)
