@@ -7,7 +7,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from apps.api.explorer import Explorer
-from apps.api.v1 import account, admin, agents, billing, domains, examples, impersonations, issuers, keys, people, records, team, usage
+from apps.api.v1 import account, admin, agents, billing, domains, examples, impersonations, issuers, keys, people, records, revenue, team, usage
 from apps.api.v1.base import Key, Member, OperatorKey, OperatorSession
 from apps.common.errors import BadRequest, MissingApiKey, NotFound, Unprocessable, VivavoceError
 
@@ -30,7 +30,7 @@ api.add_router("", team.router, tags=["team"])
 api.add_router("", records.router, tags=["records"])
 api.add_router("usage", usage.router, tags=["usage"])
 api.add_router("billing", billing.router, tags=["billing"])
-api.add_router("admin", billing.platform, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
+api.add_router("admin", revenue.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 api.add_router("admin", admin.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 api.add_router("admin", domains.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])
 api.add_router("admin", impersonations.router, tags=["operators"], auth=[OperatorKey(), OperatorSession()])

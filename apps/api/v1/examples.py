@@ -74,7 +74,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "PlanOut": {"code": "pro", "kind": "plan", "name": "Pro", "about": "For teams with callers.", "version": 2, "trial_days": 14, "entitlements": {"concurrent_sessions": 50},
                 "included": {"audio_in_ms": 3_600_000}, "rates": {"eur": {"audio_in_ms": [4, 1]}}, "prices": [PRICE]},
     "AddOnOut": {"addon": "sessions-10", "quantity": 1},
-    "SubscriptionOut": {"plan": "pro", "version": 2, "status": "active", "interval": "month", "currency": "eur", "amount_cents": 4900, "entitlements": {"concurrent_sessions": 50},
+    "SubscriptionOut": {"plan": "pro", "plan_by_hand": None, "version": 2, "status": "active", "interval": "month", "currency": "eur", "amount_cents": 4900, "entitlements": {"concurrent_sessions": 50},
                         "period_start": AT, "period_end": LATER, "trial_end": None, "cancel_at_period_end": False, "next_plan": None, "grace_until": None,
                         "addons": [{"addon": "sessions-10", "quantity": 1}], "sandbox": True},
     "PreviewLine": PREVIEW_LINE,
