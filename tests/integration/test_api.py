@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -237,6 +238,11 @@ DESCRIBED = [(method, path, operation) for path, item in DOCUMENT["paths"].items
 def validator(schema: dict) -> Draft202012Validator:
     """OpenAPI 3.1 speaks JSON Schema 2020-12."""
     return Draft202012Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
+
+
+def test_the_document_is_served_as_it_is_checked_here(database):
+    served = Client().get("/api/v1/openapi.json").json()
+    assert served == json.loads(json.dumps(DOCUMENT)) and Client().get("/api/v1/docs").status_code == 200
 
 
 def test_every_creating_post_takes_an_idempotency_key():

@@ -15,7 +15,7 @@ from apps.common.errors import BadRequest, MissingApiKey, NotFound, Unprocessabl
 class Api(NinjaAPI):
     def get_openapi_schema(self, **kwargs):
         document = super().get_openapi_schema(**kwargs)
-        examples.fill(document, self.root_path if kwargs.get("path_prefix") is None else kwargs["path_prefix"])
+        examples.fill(document)
         return document
 
 

@@ -138,12 +138,13 @@ def of_schema(schema: dict[str, Any]) -> Any:
     return [of_schema(schema["items"])]
 
 
-def fill(document: dict[str, Any], prefix: str) -> None:
+def fill(document: dict[str, Any]) -> None:
     """Put an example beside each answer of each operation. Raises KeyError for an operation whose answer has none."""
     for path, item in document["paths"].items():
+        short = path.partition("/api/v1/")[2]
         for method, operation in item.items():
             for status, answer in operation["responses"].items():
                 for content in answer.get("content", {}).values():
-                    known = ANSWERS.get(f"{method.upper()} {path.removeprefix(prefix)}")
+                    known = ANSWERS.get(f"{method.upper()} {short}")
                     good = int(status) < 400
                     content["example"] = (of_schema(content["schema"]) if known is None else known) if good else error_example(int(status))
