@@ -65,8 +65,10 @@ class Store:
         self._task = asyncio.create_task(self._write(), name=f"store {session_id}")
 
     def put(self, number: int, kind: str, fields: dict[str, Any]) -> None:
-        if len(self._waiting) >= QUEUE:
-            log.error("store: %s has %d writes waiting; dropped %s", self._session_id, QUEUE, self._waiting.popleft())
+        if len(self._waiting) >= QUEUE:  # a conversation's text before what is billed
+            oldest = next((owed for owed in self._waiting if owed.kind not in WITHOUT_ORDER), self._waiting[0])
+            self._waiting.remove(oldest)
+            log.error("store: %s has %d writes waiting; dropped %s", self._session_id, QUEUE, oldest)
         self._waiting.append(Owed(number, kind, fields))
         self._wake.set()
 
