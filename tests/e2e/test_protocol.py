@@ -27,7 +27,7 @@ HELLO = {"type": "message", "role": "user", "content": [{"type": "input_text", "
 
 @pytest.mark.parametrize("law", ["audio/pcmu", "audio/pcma"])
 async def test_a_telephone_call(dial, law):
-    """G.711 in, G.711 out. (A sentence the embedded recogniser knows without the sounds above 3.6 kHz.)"""
+    """G.711 in, G.711 out."""
     coded = ToTelephone(law).push(read_wav(STORY) + bytes(48000))
     form = {"format": {"type": law}}
     async with dial() as client:

@@ -2,7 +2,7 @@
 
     python tools/embedded_models/train_stt.py [--utterances 24000] [--steps 6000] [--threads 1] [--from-shipped]
 
-Log: logs/stt.csv. Data and checkpoints: build/stt/. Result: voice/models/stt/embedded-closed-vocab/ (see README.md).
+Log: logs/stt.csv, or logs/stt_telephone.csv. Data and checkpoints: build/stt/. Result: voice/models/stt/embedded-closed-vocab/ (see README.md).
 Cross-entropy alone learns the sentences and not the sound for a long time; half a CTC loss on the encoder
 makes the alignment come several times sooner. Four of ten utterances go through a telephone: G.711 at 8 kHz, as the gateway takes it.
 `--from-shipped` goes on from the weights in the repository, at a third of the learning rate.
@@ -233,9 +233,9 @@ def train(options) -> None:
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     rng = random.Random(SEED + step)
-    log = open(HERE / "logs" / "stt.csv", "a", newline="")
+    log = open(HERE / "logs" / ("stt_telephone.csv" if options.from_shipped else "stt.csv"), "a", newline="")
     writer = csv.writer(log)
-    if step == 0 and not options.from_shipped:
+    if step == 0:
         writer.writerow(["step", "loss", "ctc", "seconds"])
     began, sums = time.time(), [0.0, 0.0]
     model.train()
@@ -310,6 +310,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--from-shipped", action="store_true")
+    parser.add_argument("--mix", type=float, default=1.0, help="with --export: this much of the checkpoint, the rest of the shipped weights")
     parser.add_argument("--export", action="store_true", help="only export the last checkpoint")
     options = parser.parse_args()
     if not options.export:
@@ -317,8 +318,11 @@ def main() -> None:
     import torch
 
     tokenizer = shipped_tokenizer() if options.from_shipped else make_tokenizer()
-    model = make_model(tokenizer)
-    model.load_state_dict(torch.load(BUILD / "state.pt")["model"])
+    model, learnt = make_model(tokenizer), torch.load(BUILD / "state.pt")["model"]
+    if options.mix < 1:
+        load(model, OUT / "model.bin")
+        learnt = {name: (1 - options.mix) * value + options.mix * learnt[name] for name, value in model.state_dict().items()}
+    model.load_state_dict(learnt)
     export(model, tokenizer)
 
 
