@@ -467,4 +467,5 @@ def test_the_provider_rotates_its_keys(issuer, provider, signed):
             time.sleep(0.5)
     with pytest.raises(SuspiciousOperation):
         oidc.token_claims(old, issuer)
+    anew("developer@example.org")  # of another provider, by now
     assert sign_in(issuer, "developer")[1].status_code == 302
