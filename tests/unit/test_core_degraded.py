@@ -112,3 +112,13 @@ def test_a_transcription_session_is_ended_without_a_word():
     d = Driver(type="transcription")
     d.take(d.session.conclude("insufficient_quota", "used up", NOTICES["insufficient_quota"], d.now))
     assert "response.created" not in d.types() and d.of(fx.Close)
+
+
+def test_what_a_worker_of_another_stage_would_say_is_nothing(d):
+    d.say("hi", output_modalities=["text"])
+    job = d.start(Stage.LLM)
+    d.chunk(job, ChunkKind.TEXT, text="Well. ")
+    d.chunk(job, ChunkKind.AUDIO, pcm=b"\1\0" * 2400)
+    d.chunk(job, ChunkKind.TRANSCRIPT, text="what?", final=True)
+    d.chunk(job, ChunkKind.DONE, meta={"finish_reason": "stop"})
+    assert d.last("response.done")["response"]["output"][0]["content"][0]["text"] == "Well. " and not heard(d)

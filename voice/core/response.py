@@ -97,12 +97,12 @@ class Response:
         if chunk.kind is ChunkKind.STARTED:
             if lease is self.llm:
                 self.clock.mark("llm_queue", self.context.now)
-        elif chunk.kind is ChunkKind.TEXT:
+        elif chunk.kind is ChunkKind.TEXT and lease.job.stage is Stage.LLM:
             self._text(chunk.text)
-        elif chunk.kind is ChunkKind.TOOL:
+        elif chunk.kind is ChunkKind.TOOL and lease.job.stage is Stage.LLM:
             if chunk.index >= self.calls:
                 self.server.call(chunk) if chunk.name in self.params.server_tools else self._tool_call(chunk)
-        elif chunk.kind is ChunkKind.AUDIO:
+        elif chunk.kind is ChunkKind.AUDIO and lease.job.stage is Stage.TTS:
             self.delivery.take(chunk)
         elif chunk.kind is ChunkKind.DONE:
             self._job_done(lease, chunk)
