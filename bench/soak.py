@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import os
 import subprocess
@@ -17,10 +16,10 @@ import urllib.request
 
 import psutil
 import redis
-from websockets.asyncio.client import connect
 
 from bench.chaos.ground import ROOT, Ground, lost, p, report
 from tests.e2e.client import Client
+from tests.fuzzing import admitted
 
 MB = 2**20
 LEAKS = ("tasks", "files", "keys", "places", "sessions")  # what `look` counts and use must not leave behind
@@ -48,7 +47,7 @@ def look(ground: Ground) -> dict[str, float]:
 
 
 async def cycle(ground: Ground, number: int) -> None:
-    async with ground.client(ground.stack.realtime) as client:
+    async with await admitted(lambda: ground.client(ground.stack.realtime)) as client:
         await client.append(b"\0\0" * 2400)
         await client.type(f"what is {number % 10} plus {number // 10 % 10}")
         done = await client.answer(30)
@@ -159,7 +158,7 @@ def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
 
 async def silent(ground: Ground, count: int, seconds: float) -> tuple[list[float], list[float], float, float]:
     """(echoes before, echoes beside clients that never read, RSS before, highest RSS)."""
-    pid, headers = ground.process("gateway").pid, {"Authorization": f"Bearer {ground.key}"}
+    pid = ground.process("gateway").pid
 
     async def echoes(for_s: float) -> list[float]:
         times = []
@@ -173,23 +172,9 @@ async def silent(ground: Ground, count: int, seconds: float) -> tuple[list[float
                 await asyncio.sleep(0.05)
         return times
 
-    async def never_read() -> None:
-        """Its socket's buffers fill, and nothing is taken any more."""
-        socket = await connect(ground.stack.realtime, additional_headers=headers, compression=None, max_queue=1, ping_interval=None, open_timeout=30)
-        socket.transport.pause_reading()
-        audio = base64.b64encode(bytes(48000)).decode()
-        try:
-            for i in range(400):
-                await socket.send(json.dumps({"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": [
-                    {"type": "input_text", "text": f"{i} " + "x" * 30000}]}}))  # fmt: skip
-                await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio[:6400]}))
-        except Exception:  # cut: as it should be
-            pass
-        await asyncio.sleep(seconds)
-        socket.transport.abort()
-
     before, base = await echoes(seconds), rss(pid)
-    readers = [asyncio.create_task(never_read()) for _ in range(count)]
+    command = [sys.executable, "-m", "bench.silent", ground.stack.realtime, str(count), str(seconds)]
+    readers = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=os.environ | {"VOICE_API_KEY": ground.key})
     highest = base
 
     async def watch() -> None:
@@ -201,9 +186,7 @@ async def silent(ground: Ground, count: int, seconds: float) -> tuple[list[float
     watching = asyncio.create_task(watch())
     beside = await echoes(seconds)
     watching.cancel()
-    for reader in readers:
-        reader.cancel()
-    await asyncio.gather(*readers, return_exceptions=True)
+    await readers.wait()
     return before, beside, base, highest
 
 

@@ -72,6 +72,7 @@ local owner = redis.call('GET', KEYS[1])
 if not owner then return -1 end
 if owner ~= ARGV[1] then return 0 end
 alive(ARGV[2])
+redis.call('ZADD', ARGV[3], ARGV[4], ARGV[5])
 return 1
 """
 _DROP = """
@@ -144,11 +145,7 @@ class SessionRecords:
 
     async def hold(self, held: Sequence[tuple[str, str, float]]) -> list[int]:
         """(session, token, unix time until which it can be resumed without us): that we are here."""
-        answers = await self._scripts(self._hold, [(_keys(s), [token, KEEP_S]) for s, token, _ in held])
-        mine = {s: until for (s, _, until), answer in zip(held, answers, strict=True) if answer == OK}
-        if mine:
-            await self._redis.zadd(ALL, mine)
-        return answers
+        return await self._scripts(self._hold, [(_keys(s), [token, KEEP_S, ALL, until, s]) for s, token, until in held])
 
     async def _scripts(self, script, calls) -> list[int]:
         for _ in range(2):

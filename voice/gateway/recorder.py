@@ -30,6 +30,8 @@ from voice.gateway import clock
 
 log = logging.getLogger("voice.recorder")
 RING_EVENTS, RING_BYTES = 1000, 4 * 2**20
+WRITE_BYTES = 2 * 2**20  # of frames in one round trip, and a record more
+BACKLOG_BYTES = 2**19  # a session with more frames than this to write is not listened to for a moment
 FLUSH_S = 3.0  # longer than a store is waited for (store.py: PATIENCE_S)
 HOLD_S = 3.0  # between telling Redis that this process holds its sessions
 GRACE_S = 15.0  # a gateway that does not tell it this long (beside a session's window) is dead
@@ -73,6 +75,7 @@ class Record:
         self.held_at = clock.now()  # last heard that it is ours
         self.about: dict[str, Any] = {}
         self.over = False
+        self.backlog = 0  # bytes of frames that were not let go
         self._frames: list[str] = []
         self._told = 0  # number of the next frame to let go
         self._turn = 0  # the frame put now may go once the entries before this number are safe: the last turn is among them
@@ -110,6 +113,7 @@ class Record:
 
     def put(self, frame: str) -> None:
         self._frames.append(frame)
+        self.backlog += len(frame)
         self._gates.append(self._turn)
         self._recorder.wake(self)
 
@@ -168,6 +172,7 @@ class Record:
             frames.append(self._ready.popleft())
         if frames and not self.over:
             self._told += len(frames)
+            self.backlog -= sum(map(len, frames))
             self._owner.release(self._told - len(frames), frames)
         self._recorder.moved()
 
@@ -336,8 +341,7 @@ class Recorder:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            records, self._due = list(self._due), {}
-            if not records:
+            if not (records := self._next()):
                 continue
             self._writing = True
             try:
@@ -346,6 +350,19 @@ class Recorder:
                 log.exception("recorder")
             self._writing = False
             self._idle.set()
+
+    def _next(self) -> list[Record]:
+        """Those due, longest waiting first, as many as fit into one round trip; the others come next."""
+        records, size = [], 0
+        for record in self._due:
+            records.append(record)
+            size += record.backlog
+            if size > WRITE_BYTES:
+                self._wake.set()
+                break
+        for record in records:
+            del self._due[record]
+        return records
 
     async def _write(self, records: list[Record]) -> None:
         batches = []
