@@ -402,6 +402,8 @@ class Live:
         self.record.hand_all()
         written = await self._make_durable()
         self.end_reason = reason
+        self.record.over = True  # what the store settles now must not write it anew
+        self.recorder.remove(self.record)
         try:
             if written:
                 await self.recorder.records.forget(self.id, self.record.token, self.place.owner[0])
