@@ -37,7 +37,7 @@ SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
 SMALL = 16 * 1024  # characters; a message up to here is taken whatever the limit
 SHORTEST_S = 0.005  # as long a piece of audio counts at least
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
-TEXT_BURST, TEXT_PER_S = 2**19, 2**16  # bytes of other events that come at once, and then a second
+UNREAD_BYTES, UNREAD_PER_S = 2**17, 2**16  # with more than this unsent, events other than audio are read at so many bytes a second
 APPEND = "input_audio_buffer.append"
 config = settings.VOICE
 
@@ -75,7 +75,7 @@ class RealtimeConsumer:
 
     async def __call__(self, scope, receive, send) -> None:
         self.scope, self.receive, self.send = scope, receive, send
-        self.began, self.audio_s, self.text_bytes = time.monotonic(), 0.0, 0
+        self.began, self.audio_s = time.monotonic(), 0.0
         await receive()  # websocket.connect
         handshake = auth.Handshake.of(scope)
         try:
@@ -217,13 +217,14 @@ class RealtimeConsumer:
         await self.hold_up(len(text))
 
     async def hold_up(self, size: int) -> None:
-        """A client that sends faster than its events can be kept, or all the time much, is read more slowly: TCP holds it back."""
+        """A client that sends faster than its events can be kept, or does not read the answers, is read more slowly: TCP holds it back."""
         if self.live.record.backlog > BACKLOG_BYTES:
             await self.live.recorder.flush(self.live.record)
-        self.text_bytes += size
-        ahead = self.text_bytes - TEXT_BURST - (time.monotonic() - self.began) * TEXT_PER_S
-        if ahead > 0 or size > SMALL:
-            await asyncio.sleep(max(0.0, min(1.0, ahead / TEXT_PER_S)))
+        outbox = self.live.line.outbox
+        if outbox is not None and outbox.unsent > UNREAD_BYTES:
+            await asyncio.sleep(min(1.0, size / UNREAD_PER_S))
+        elif size > SMALL:
+            await asyncio.sleep(0)
 
     def too_large(self, size: int) -> bool:
         """Larger than key or workspace may send: refused, and the connection stays."""

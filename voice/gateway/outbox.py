@@ -28,6 +28,11 @@ class Outbox:
         self._budget = config.OUTPUT_BUFFER_BYTES
         self._tasks = [asyncio.create_task(self._write(), name="writer"), asyncio.create_task(self._watch(), name="writer watch")]
 
+    @property
+    def unsent(self) -> int:
+        """Bytes the client has not taken."""
+        return self._bytes
+
     def grant(self, size: int) -> None:
         """A replay is coming: the client may have this much more waiting."""
         self._budget += size

@@ -6,14 +6,23 @@ of audio. Here it pauses once READ_AHEAD_BYTES wait to be taken, so that memory 
 
 from __future__ import annotations
 
+import os
+import socket
+
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 READ_AHEAD_BYTES = 128 * 1024
+SEND_BYTES = 128 * 1024  # the kernel holds twice this for a client: two seconds of sound, and not the megabytes it would grow to
 UNREADABLE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class RealtimeProtocol(WebSocketsSansIOProtocol):
     unread_bytes = 0
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as own:  # uvloop's object cannot be set
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
 
     def send_receive_event_to_app(self) -> None:
         self.unread_bytes += sum(len(part) for part in self.frames)
