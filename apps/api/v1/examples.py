@@ -21,7 +21,8 @@ VERSION = {"number": 2, "published_at": AT, "instructions": "You are the front d
 IMPERSONATED = {"id": IMPERSONATION, "tenant_id": TENANT, "user_id": USER, "user_email": "ada@example.com", "by": KEY, "reason": "ticket 1842: usage looks wrong",
                 "writable": False, "state": "active", "created_at": AT, "expires_at": "2026-11-25T12:30:00Z", "ended_at": None}  # fmt: skip
 ITEM = {"id": "item_1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "what is seven plus five"}]}
-VOICE_SESSION = {"id": SESSION, "agent_id": AGENT, "agent_version": 2, "key_id": KEY, "model": "default", "client": "203.0.113.7", "state": "closed", "opened_at": AT,
+VOICE_SESSION = {"id": SESSION, "agent_id": AGENT, "agent_version": 2, "key_id": KEY, "model": "default", "client": "203.0.113.7",
+                 "tracing": {"workflow_name": "orders", "group_id": "crm-4711"}, "state": "closed", "opened_at": AT,
                  "closed_at": "2026-11-25T12:03:04Z", "close_reason": "client", "session_ms": 184200}  # fmt: skip
 PREVIEW_LINE = {"description": "Pro, the rest of the month", "amount": 2450}
 INVOICE = {"id": "ivc_4a1d9c02e7b85f36ad01c9e2", "number": "VV-2026-0042", "status": "paid", "reason": "subscription_cycle", "currency": "eur", "subtotal_cents": 4900,
