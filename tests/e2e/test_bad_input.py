@@ -97,7 +97,7 @@ async def test_binary_frames_close_1003(dial):
     ('{"type": "input_audio_buffer.append", "audio": "AAAA"}', "invalid_value", "audio"),
     ('{"type": "response.create", "response": "x"}', "invalid_type", "response"),
     ('{"type": "session.update", "session": {"max_output_tokens": -1}}', "invalid_value", "session.max_output_tokens"),
-    ('{"type": "x", "type": 5}', "invalid_type", "type"),
+    ('{"type": "x", "type": 5}', "invalid_type", "type"), ('{"type": {}}', "invalid_type", "type"), ('{"type": ["x"]}', "invalid_type", "type"),
 ])  # fmt: skip
 async def test_bad_frames_get_a_typed_error_and_the_session_goes_on(dial, frame, code, param):
     async with dial() as client:

@@ -209,7 +209,7 @@ class RealtimeConsumer:
         kind = value.get("type") if isinstance(value, dict) else None
         if (per_s := pace.events.take(self.live.place.told("events_per_second"))) is not None:
             return await self.hold_back(value, per_s)
-        if kind in prompts.EVENTS:
+        if isinstance(kind, str) and kind in prompts.EVENTS:
             await prompts.learn(self.live, value)
         self.live.receive(value)
         metrics.EVENTS_IN.labels(kind if isinstance(kind, str) and kind in CLIENT_EVENTS else "unknown").inc()
