@@ -160,8 +160,8 @@ def test_upgrade_and_downgrade_plans(customer, provider):
     assert customer.until(lambda s: s["status"] == "active")["amount_cents"] == 4900
     assert "Done" in customer.change(plan="pro", interval="year")
     yearly = customer.until(lambda s: s["interval"] == "year")
-    newest = customer.api("billing/invoices").json()["data"][0]
-    assert customer.cost == f"{newest['total_cents'] / 100:,.2f}" and newest["status"] == "paid"
+    latest = customer.api("billing/invoices").json()["data"][:2]  # both may be of one second
+    assert customer.cost in [f"{i['total_cents'] / 100:,.2f}" for i in latest if i["status"] == "paid" and i["total_cents"] != 4900]
     customer.change(plan="pro", interval="month")
     planned = customer.api("billing").json()
     assert customer.cost == "" and planned["interval"] == "year" and planned["next_plan"] == "pro" and planned["cancel_at_period_end"]
@@ -198,11 +198,11 @@ def test_view_invoices(customer):
 # While the provider is there, and while it is not
 
 
-def metered(customer) -> dict[str, int]:
+def metered(customer, provider) -> dict[str, int]:
     """What the provider's meters have of a customer."""
     with bound_public():
         customer_id = subscription_get(customer.tenant).customer_id
-    span = {"start_time": 0, "end_time": (int(time.time()) // 60 + 10**6) * 60}
+    span = {"start_time": 0, "end_time": (provider.now() // 60 + 60) * 60}  # its clock may be years ahead of ours
     meters = {m.event_name.removeprefix("vivavoce_"): m.id for m in stripe.billing.Meter.list(limit=100).auto_paging_iter()}
     sums = {name: sum(int(r.aggregated_value) for r in stripe.billing.Meter.list_event_summaries(i, customer=customer_id, **span).data) for name, i in meters.items()}
     return {name: units for name, units in sums.items() if units}
@@ -232,11 +232,11 @@ def buyer(portal):
     return made
 
 
-def test_usage_is_at_the_provider_within_a_minute(buyer):
+def test_usage_is_at_the_provider_within_a_minute(buyer, provider):
     with bound(buyer.tenant):
         for turn in range(3):
             usage_record(session_id="sess_minute", turn_id=f"turn_{turn}", meters={"session_ms": 61_000 + turn, "tokens_out": 40})
-    assert waited(lambda: metered(buyer) == ledger(buyer), 60) < 60
+    assert waited(lambda: metered(buyer, provider) == ledger(buyer), 60) < 60
 
 
 def test_an_hour_without_the_provider_costs_nothing(buyer, provider):
@@ -262,7 +262,7 @@ def test_an_hour_without_the_provider_costs_nothing(buyer, provider):
     provider.advance(ends + 1800 + 60)
     used = ledger(buyer)
     assert used["session_ms"] == before["session_ms"] + 7_000
-    waited(lambda: metered(buyer) == used, 90)
+    waited(lambda: metered(buyer, provider) == used, 90)
     waited(lambda: buyer.api("billing").json()["period_start"] >= state["period_end"], 60)
 
     def lines() -> list[int]:
@@ -281,4 +281,4 @@ def test_a_provider_that_is_gone_altogether_is_waited_for(buyer, provider, porta
             usage_record(session_id="sess_gone", turn_id="turn_1", meters={"session_ms": 3_000})
     finally:
         provider.start(webhook_url=f"{portal}/stripe/webhook")
-    waited(lambda: metered(buyer) == ledger(buyer), 90)
+    waited(lambda: metered(buyer, provider) == ledger(buyer), 90)
