@@ -86,6 +86,7 @@ ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "signup": f"{SIGNUPS_
 ALLAUTH_TRUSTED_PROXY_COUNT = envint("TRUSTED_PROXIES", 0)
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Vivavoce"
+MFA_TOTP_TOLERANCE = 1  # a code typed as it changes still counts: one step of transmission delay (RFC 6238, section 5.2)
 USERSESSIONS_TRACK_ACTIVITY = True
 
 POSTGRES_PORT = envint("POSTGRES_PORT", 15432)
