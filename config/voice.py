@@ -41,7 +41,7 @@ RESUME_SECONDS = envint("RESUME_SECONDS", 120)  # a lost connection may come bac
 GATEWAY_MAX_SESSIONS = envint("GATEWAY_MAX_SESSIONS", 100)  # per process; more get 503
 ADMISSION_LATE_MS = envint("ADMISSION_LATE_MS", 40)  # an event loop later than this (90th percentile) takes no new sessions; 0 = whatever it is
 MAX_FRAME_BYTES = envint("MAX_FRAME_BYTES", 21 * 1024 * 1024)  # one WebSocket message; larger closes 1009
-OUTPUT_BUFFER_BYTES = envint("OUTPUT_BUFFER_BYTES", 1024 * 1024)  # unsent for a client that does not read, then it is cut
+OUTPUT_BUFFER_BYTES = envint("OUTPUT_BUFFER_BYTES", 2 * 1024 * 1024)  # unsent for a client that does not read, then it is cut
 OUTPUT_STALL_SECONDS = envint("OUTPUT_STALL_SECONDS", 20)  # one frame may take this long to be taken
 PING_SECONDS = envint("PING_SECONDS", 20)
 WEBSOCKET_COMPRESSION = envbool("WEBSOCKET_COMPRESSION", True)  # for clients that offer it; those that do not cost nothing
