@@ -198,6 +198,8 @@ def waterfall(segments: list[dict], overlapped: list[dict] = ()) -> str:
 
     def draw(rows: list[dict], bar: str, before: float = 0.0) -> None:
         for row in rows:
+            if row["ms"] < 0.05:  # done ahead: nothing was left of it
+                continue
             left, width = round(before / total * BAR), max(1, round(row["ms"] / total * BAR))
             lines.append(f"  {row['name'].replace('_', ' '):12} {row['ms']:8.1f} ms  {' ' * left}{bar * width}")
             before += row["ms"]
