@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.db.models import Subquery
 
 from apps.agents.models import Agent
 from apps.common.errors import NotFound
@@ -42,7 +43,9 @@ MODEL_ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-realtime-mini", "gpt-4
 
 def agent_for_session(*, assistant: str | None = None, version: str = "") -> AgentConfig:
     """The named agent (its published version, or the published one with this number) or the tenant's default. Raises NotFound."""
-    rows = Agent.objects.filter(deleted_at=None).exclude(published=None).select_related("published")
+    workspace = Tenant.objects.filter(pk=current().tenant_id)
+    rows = Agent.objects.filter(deleted_at=None).exclude(published=None).select_related("published").annotate(
+        fallbacks=Subquery(workspace.values("fallbacks")), tool_hosts=Subquery(workspace.values("tool_hosts")))  # fmt: skip
     agent = (rows.filter(pk=assistant) if assistant else rows.order_by("-is_default", "created_at")).first()
     if agent is None:
         raise NotFound(f"no published agent {assistant!r}" if assistant else "this workspace has no published agent; create one", param="assistant")
@@ -58,17 +61,10 @@ def agent_for_session(*, assistant: str | None = None, version: str = "") -> Age
         return settings.VOICE_ENGINES[stage]
 
     stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
-    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools), v.limits,
-                       {**settings.VOICE_FALLBACKS, **by_stage(_of_workspace("fallbacks")), **by_stage(v.fallbacks)})  # fmt: skip
+    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools, agent.tool_hosts), v.limits,
+                       {**settings.VOICE_FALLBACKS, **by_stage(agent.fallbacks), **by_stage(v.fallbacks)})  # fmt: skip
 
 
-def _of_workspace(column: str) -> Any:
-    return Tenant.objects.values_list(column, flat=True).get(pk=current().tenant_id)
-
-
-def _callable(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _callable(tools: list[dict[str, Any]], hosts: list[str]) -> list[dict[str, Any]]:
     """Without those on hosts the workspace has since taken off its list."""
-    if not any("url" in tool for tool in tools):
-        return tools
-    hosts = _of_workspace("tool_hosts")
     return [tool for tool in tools if "url" not in tool or urlsplit(tool["url"]).hostname in hosts]

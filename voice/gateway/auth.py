@@ -78,8 +78,9 @@ def _look_up(handshake: Handshake, allowed_origins: list[str], resuming: bool) -
     if SCOPE not in principal.scopes:
         raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
     check_origin(principal, handshake.origin, allowed_origins)
-    tenant = Tenant.objects.get(pk=principal.tenant.tenant_id)
-    levels = levels_of(tenant, ApiKey.objects.filter(pk=principal.key_id).first())
+    key = ApiKey.objects.select_related("tenant").filter(pk=principal.key_id, tenant=principal.tenant.tenant_id).first()
+    tenant = key.tenant if key else Tenant.objects.get(pk=principal.tenant.tenant_id)
+    levels = levels_of(tenant, key)
     prompt = principal.session.get("prompt") or {}
     with bound(principal.tenant):
         if tenant.capped:
