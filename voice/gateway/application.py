@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 from voice.gateway.admission import admission
 from voice.gateway.consumer import RealtimeConsumer
 from voice.gateway.rest.uploads import capped
 
 PATH = "/v1/realtime"
+SWITCH_S = 0.0005  # a thread that writes to the database gives the event loop its turn after so long; Python's own 5 ms would hold up every session
 
 
 def build(django):
@@ -40,6 +42,7 @@ async def lifespan(receive, send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             settle_memory()
+            sys.setswitchinterval(SWITCH_S)
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
