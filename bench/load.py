@@ -1,7 +1,8 @@
 """Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo]`.
 
 Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second),
-how many utterances were committed, and what was lost, doubled or out of order.
+how many utterances were committed, how many were spoken to their end, and what was lost, doubled or out of order. Each caller begins at another moment of
+the call, as callers do.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from websockets.asyncio.client import connect
 from voice.gateway.talk import read_wav
 
 
+ROOM_S = 3  # of silence after each question
 ORDER = ("speech_started", "speech_stopped", "committed")
 
 
 def call_audio() -> bytes:
-    """A question every 4.5 s with a quiet room (-62 dBFS) between."""
-    samples = np.frombuffer(read_wav("samples/question.wav") + bytes(48000 * 3), "<i2").astype(np.float64)
+    """A question every 4.7 s with a quiet room (-62 dBFS) between."""
+    samples = np.frombuffer(read_wav("samples/question.wav") + bytes(48000 * ROOM_S), "<i2").astype(np.float64)
     noise = np.random.default_rng(1).normal(0, 10 ** (-62 / 20) * 32767, len(samples))
     return np.clip(samples + noise, -32768, 32767).astype("<i2").tobytes()
 
@@ -35,7 +37,7 @@ class Witness:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
-        self.utterances = 0
+        self.utterances = self.spoken = 0
         self._seen: set[str] = set()
         self._under_way: list[str] = []  # what has happened to the utterance
 
@@ -81,8 +83,14 @@ async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offse
                 asked.append(time.monotonic())
                 await socket.send('{"type":"conversation.item.retrieve","item_id":"none_such"}')
             await asyncio.sleep(max(0, began + i * chunk_s - time.monotonic()))
+        witness.spoken = spoken(i * chunk_s, len(frames) * chunk_s)
         await gates[1].wait()
         reader.cancel()
+
+
+def spoken(sent_s: float, every_s: float) -> int:
+    """Questions in the first `sent_s` of the call with enough silence after them that they are over."""
+    return int((sent_s + ROOM_S - 1) / every_s)
 
 
 async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: bool) -> None:
@@ -92,14 +100,15 @@ async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: boo
     echoes: list[float] = []
     gates = asyncio.Barrier(sessions + 1), asyncio.Barrier(sessions + 1)  # all connected; all done
     witnesses = [Witness() for _ in range(sessions)]
-    calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions, echo, echoes, witnesses[n], gates) for n in range(sessions)))
+    calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions * len(frames) * chunk_ms / 1000, echo, echoes, witnesses[n], gates) for n in range(sessions)))
     await gates[0].wait()
     print("begin", flush=True)
     await asyncio.sleep(seconds)
     print("end", flush=True)
     await gates[1].wait()
     await calls
-    print(json.dumps({"echoes": [round(e, 2) for e in echoes], "utterances": [w.utterances for w in witnesses], "faults": [f for w in witnesses for f in w.faults]}))
+    print(json.dumps({"echoes": [round(e, 2) for e in echoes], "utterances": [w.utterances for w in witnesses], "spoken": [w.spoken for w in witnesses],
+                      "faults": [f for w in witnesses for f in w.faults]}))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class Limiter:
 
     def check(self, levels: tuple[Level, ...], name: str, scope: str = "") -> Window | None:
         """Is anything left? What is counted afterwards (tokens) is refused when there is not."""
-        return self._each(levels, name, scope, lambda strategy, item, key: strategy.test(item, key, cost=1))
+        return self._each(levels, name, scope, None)
 
     def count(self, levels: tuple[Level, ...], name: str, cost: int, scope: str = "") -> None:
         """Count what was used already, as far as the window takes it: the rest fills it."""
@@ -134,13 +134,15 @@ class Limiter:
                 return strategy.hit(item, key, cost=min(cost, left)) if left > 0 else True
             self._with(name, fill)
 
-    def _each(self, levels, name, scope, ask) -> Window | None:
+    def _each(self, levels, name, scope, hit) -> Window | None:
+        """`hit` counts at one level; None: only look."""
         tightest = None
         for level, item, unit in self._items(levels, name):
-            good = self._with(name, lambda s, item=item, level=level: ask(s, item, f"{scope}/{level.id}/{name}") if item.amount else False)
-            stats = self._with(name, lambda s, item=item, level=level: s.get_window_stats(item, f"{scope}/{level.id}/{name}")) if item.amount else None
+            key = f"{scope}/{level.id}/{name}"
+            good = bool(item.amount) and (hit is None or self._with(name, lambda s, item=item, key=key: hit(s, item, key)))
+            stats = self._with(name, lambda s, item=item, key=key: s.get_window_stats(item, key)) if item.amount else None
             reset_s = max(0.0, stats.reset_time - time.time()) if stats else 60.0
-            if not good:
+            if not good or hit is None and stats.remaining < 1:
                 error = WINDOWS[name][2]
                 raise error(f"The limit of {item.amount // unit} {WORDS[name]} is reached; try again in {int(reset_s) + 1} s.", retry_after_s=int(reset_s) + 1)
             window = Window(item.amount // unit, stats.remaining // unit, reset_s)

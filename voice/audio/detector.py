@@ -13,6 +13,7 @@ from voice.audio.vad import RATE_HZ, WINDOW, WINDOW_MS, Loudness, Vad
 from voice.core.speech import SpeechEdge
 
 INPUT_HZ = 24000
+SCALE = np.float32(1 / 32768)
 NO_EDGES: Sequence[SpeechEdge] = ()
 
 
@@ -46,7 +47,7 @@ class Detector:
             self._endpointer = Endpointer(rule)
             self._vad.reset()
             self._resampler = soxr.ResampleStream(INPUT_HZ, RATE_HZ, 1, dtype="int16", quality="LQ")
-            self._held = np.zeros(0, np.int16)
+            self._held, self._count = np.empty(2 * WINDOW, np.float32), 0  # samples that do not fill a window yet, and how many
             self._base_ms, self._windows = self._bytes * 1000 // 2 // INPUT_HZ, 0
         self._endpointer.rule = rule
 
@@ -60,15 +61,10 @@ class Detector:
         self._bytes += len(pcm)
         if self._endpointer is None:
             return NO_EDGES
-        samples = self._resampler.resample_chunk(np.frombuffer(pcm, "<i2"))
-        held = np.concatenate((self._held, samples)) if len(self._held) else samples
-        count = len(held) // WINDOW
+        count = self._take(self._resampler.resample_chunk(np.frombuffer(pcm, "<i2")))
         if not count:
-            self._held = held
             return NO_EDGES
-        windows = held[: count * WINDOW].reshape(count, WINDOW).astype(np.float32)
-        windows *= 1 / 32768
-        self._held = held[count * WINDOW :]
+        windows = self._held[: count * WINDOW].reshape(count, WINDOW)
         edges: list[SpeechEdge] | None = None
         begin = self._base_ms + self._windows * WINDOW_MS
         self._windows += count
@@ -78,4 +74,15 @@ class Detector:
             if change is not None:
                 edges = edges or []
                 edges.append(SpeechEdge(change[0], change[1], begin))
+        rest = self._count - count * WINDOW
+        self._held[:rest], self._count = self._held[count * WINDOW : self._count], rest
         return edges or NO_EDGES
+
+    def _take(self, samples: np.ndarray) -> int:
+        """int16 at 16 kHz to what is held, as float32. How many windows that makes."""
+        end = self._count + len(samples)
+        if end > len(self._held):
+            self._held = np.concatenate((self._held, np.empty(end, np.float32)))
+        np.multiply(samples, SCALE, out=self._held[self._count : end])
+        self._count = end
+        return end // WINDOW

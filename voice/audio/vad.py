@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import math
 from pathlib import Path
 from threading import get_ident
 
@@ -62,7 +61,7 @@ class Vad:
 
     def __init__(self, gate_db: float = -55.0):
         _model()  # loaded now, not with the first word
-        self._gate = 10 ** (gate_db / 20) if gate_db else 0.0
+        self._gate = 10 ** (gate_db / 10) * WINDOW if gate_db else 0.0  # energy of a window
         self.asked = 0  # windows the model saw
         self.reset()
 
@@ -74,34 +73,27 @@ class Vad:
 
     def chances(self, windows: np.ndarray) -> list[float]:
         """Probabilities that windows (n, 512) of float32 samples at 16 kHz are speech; one model call for all of them."""
-        count = len(windows)
-        rows = np.empty((count, CONTEXT + WINDOW), np.float32)
-        rows[:, CONTEXT:] = windows
-        rows[0, :CONTEXT] = self._tail
-        rows[1:, :CONTEXT] = windows[:-1, WINDOW - CONTEXT :]
-        self._tail = rows[-1, WINDOW:].copy()
-        if not self._gate:
-            return self._ask(rows)
-        loud = [i for i in range(count) if self._passes(windows[i])]
-        if len(loud) == count:
-            return self._ask(rows)
-        found = [0.0] * count
-        if loud:
-            for i, chance in zip(loud, self._ask(rows[loud]), strict=True):
+        found = [0.0] * len(windows)
+        if loud := [i for i, window in enumerate(windows) if self._passes(window)]:
+            for i, chance in zip(loud, self._ask(windows, loud), strict=True):
                 found[i] = chance
+        self._tail[:] = windows[-1, WINDOW - CONTEXT :]
         return found
 
     def _passes(self, window: np.ndarray) -> bool:
-        if math.sqrt(float(window @ window) / WINDOW) >= self._gate:
+        if not self._gate or window.dot(window) >= self._gate:
             self._open = OPEN_WINDOWS
             return True
         self._open -= self._open > 0
         return self._open > 0
 
-    def _ask(self, rows: np.ndarray) -> list[float]:
-        self.asked += len(rows)
-        call = _call(get_ident(), len(rows))
-        call.rows[:], call.h[:], call.c[:] = rows, self._h, self._c
+    def _ask(self, windows: np.ndarray, which: list[int]) -> list[float]:
+        self.asked += len(which)
+        call = _call(get_ident(), len(which))
+        for row, i in zip(call.rows, which, strict=True):
+            row[:CONTEXT] = windows[i - 1, WINDOW - CONTEXT :] if i else self._tail
+            row[CONTEXT:] = windows[i]
+        call.h[:], call.c[:] = self._h, self._c
         call.run()
         self._h[:], self._c[:] = call.hn, call.cn
         return call.chances.tolist()

@@ -45,7 +45,6 @@ class Load:
             due = time.monotonic() + SAMPLE_S
             await asyncio.sleep(SAMPLE_S)
             now = time.monotonic()
-            metrics.TASKS.set(len(asyncio.all_tasks()))
             self.see((now - due) * 1000, now, time.process_time())
 
     def see(self, late_ms: float, wall: float, cpu: float) -> None:

@@ -137,6 +137,8 @@ class Live:
 
     def do_send(self, effect: fx.Send) -> None:
         event = effect.event
+        if event["type"] == "error":  # nothing has changed
+            return self._send(event)
         item_id = event.get("item_id") or (event["item"]["id"] if "item" in event else None)
         self.record.changed(*((item_id,) if item_id else ()))
         self._send(event)

@@ -30,7 +30,9 @@ from voice.gateway import clock
 
 log = logging.getLogger("voice.recorder")
 RING_EVENTS, RING_BYTES = 1000, 4 * 2**20
-WRITE_BYTES = 2 * 2**20  # of frames in one round trip, and a record more
+WRITE_BYTES = 2**19  # of frames in one round trip, and a record more: the others' frames wait so long
+FEW_BYTES = 2**15  # a session with more frames than this to write comes after those with less
+TOGETHER_S = 0.5  # what no frame tells of (work handed out, sound fed to it) goes with the next frame, or after so long
 BACKLOG_BYTES = 2**19  # a session with more frames than this to write is not listened to for a moment
 FLUSH_S = 3.0  # longer than a store is waited for (store.py: PATIENCE_S)
 HOLD_S = 3.0  # between telling Redis that this process holds its sessions
@@ -121,7 +123,7 @@ class Record:
         """The state, and these items of the conversation."""
         self._dirty = True
         self._items.update(items)
-        self._recorder.wake(self)
+        self._recorder.soon(self)
 
     def moved(self) -> None:
         """Only more sound was sent."""
@@ -144,7 +146,7 @@ class Record:
         self.paid = max(self.paid, upto)
         while len(self._turns) > 1 and self._turns[1] <= self.paid:
             self._turns.popleft()
-        self._recorder.wake(self)
+        self._recorder.soon(self)
         self.open()
 
     # What may be told
@@ -303,6 +305,7 @@ class Recorder:
         self.all: dict[str, Record] = {}
         self.listeners: list[Callable[[bool], None]] = []  # told when Redis goes and comes
         self._due: dict[Record, None] = {}
+        self._soon: set[Record] = set()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._tasks = [asyncio.create_task(self._run(), name="recorder"), asyncio.create_task(self._hold(), name="recorder hold")]
@@ -314,11 +317,23 @@ class Recorder:
         if self.all.get(record.session_id) is record:
             del self.all[record.session_id]
         self._due.pop(record, None)
+        self._soon.discard(record)
 
     def wake(self, record: Record) -> None:
         if not record.over:
             self._due[record] = None
             self._wake.set()
+
+    def soon(self, record: Record) -> None:
+        """Within TOGETHER_S: the writes of a moment become one."""
+        if not self._soon:
+            asyncio.get_running_loop().call_later(TOGETHER_S, self._wake_all)
+        self._soon.add(record)
+
+    def _wake_all(self) -> None:
+        for record in self._soon:
+            self.wake(record)
+        self._soon.clear()
 
     def moved(self) -> None:
         """A record got on: who waits for it looks again."""
@@ -328,6 +343,8 @@ class Recorder:
         """Until all of it is written, or Redis is away; and told, or PostgreSQL too."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
+        if record in self._soon:
+            self.wake(record)
         while (record in self._due or self._writing or record.waiting) and loop.time() < until:
             self._idle.clear()
             try:
@@ -352,9 +369,10 @@ class Recorder:
             self._idle.set()
 
     def _next(self) -> list[Record]:
-        """Those due, longest waiting first, as many as fit into one round trip; the others come next."""
+        """Those due, as many as fit into one round trip: the one that waits longest, those with little to write, then the others."""
         records, size = [], 0
-        for record in self._due:
+        first = next(iter(self._due), None)
+        for record in sorted(self._due, key=lambda r: r is not first and r.backlog > FEW_BYTES):
             records.append(record)
             size += record.backlog
             if size > WRITE_BYTES:
@@ -362,6 +380,7 @@ class Recorder:
                 break
         for record in records:
             del self._due[record]
+            self._soon.discard(record)
         return records
 
     async def _write(self, records: list[Record]) -> None:
