@@ -11,8 +11,12 @@ import sys
 from websockets.asyncio.client import connect
 
 
-async def never_read(url: str, seconds: float) -> None:
+APART_S = 0.1  # they come one after the other: that many at once are the subject of bench/admission.py
+
+
+async def never_read(url: str, seconds: float, after_s: float) -> None:
     """Its socket's buffers fill, and nothing is taken any more."""
+    await asyncio.sleep(after_s)
     headers = {"Authorization": f"Bearer {os.environ['VOICE_API_KEY']}"}
     socket = await connect(url, additional_headers=headers, compression=None, max_queue=1, ping_interval=None, open_timeout=60)
     socket.transport.pause_reading()
@@ -30,7 +34,7 @@ async def never_read(url: str, seconds: float) -> None:
 
 
 async def main(url: str, count: int, seconds: float) -> None:
-    await asyncio.gather(*(never_read(url, seconds) for _ in range(count)))
+    await asyncio.gather(*(never_read(url, seconds, n * APART_S) for n in range(count)))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from apps.tenants.services import end_sessions
 
 
 def voice_session_open(*, session_id: str, agent_id: str, agent_version: int, key_id: str, model: str, client: str) -> None:
-    VoiceSession.objects.get_or_create(id=session_id, defaults={
-        "agent_id": agent_id, "agent_version": agent_version, "key_id": key_id, "model": model[:120], "client": client[:200],
-    })  # fmt: skip
+    row = VoiceSession(id=session_id, agent_id=agent_id, agent_version=agent_version, key_id=key_id, model=model[:120], client=client[:200])
+    VoiceSession.objects.bulk_create([row], ignore_conflicts=True)
 
 
 def tracing_save(*, session_id: str, tracing: dict[str, Any]) -> None:

@@ -35,9 +35,11 @@ log = logging.getLogger("voice.gateway")
 
 SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
 SMALL = 16 * 1024  # characters; a message up to here is taken whatever the limit
+LARGE = 4 * 1024  # a larger event has a turn of the event loop for itself
 SHORTEST_S = 0.005  # as long a piece of audio counts at least
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
-UNREAD_BYTES, UNREAD_PER_S = 2**17, 2**16  # with more than this unsent, events other than audio are read at so many bytes a second
+UNREAD_BYTES = 2**18  # with more than this unsent, no events other than audio are read: TCP holds a client back that does not read
+LOOK_S = 0.05
 APPEND = "input_audio_buffer.append"
 config = settings.VOICE
 
@@ -51,6 +53,13 @@ class _Append(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Append)
+_turnstile = asyncio.Lock()
+
+
+async def _turn_of_the_loop() -> None:
+    """Large events of all sessions go one at a time, so that those who talk are not held up by fifty others who paste."""
+    async with _turnstile:
+        await asyncio.sleep(0)
 
 
 class Closing(Exception):
@@ -201,6 +210,8 @@ class RealtimeConsumer:
             event = None
         if event is not None and event.type == APPEND and event.audio is not None:
             return await self.append(event)
+        if len(text) > LARGE:
+            await _turn_of_the_loop()
         began = time.perf_counter()
         try:
             value = orjson.loads(text)
@@ -214,17 +225,16 @@ class RealtimeConsumer:
         self.live.receive(value)
         metrics.EVENTS_IN.labels(kind if isinstance(kind, str) and kind in CLIENT_EVENTS else "unknown").inc()
         metrics.EVENT_SECONDS.observe(time.perf_counter() - began)
-        await self.hold_up(len(text))
+        await self.hold_up()
 
-    async def hold_up(self, size: int) -> None:
-        """A client that sends faster than its events can be kept, or does not read the answers, is read more slowly: TCP holds it back."""
+    async def hold_up(self) -> None:
+        """A client that sends faster than its events can be kept, or does not read the answers, is not read for a while: TCP holds it back,
+        and one that never reads is cut after OUTPUT_STALL_SECONDS (outbox.py)."""
         if self.live.record.backlog > BACKLOG_BYTES:
             await self.live.recorder.flush(self.live.record)
         outbox = self.live.line.outbox
-        if outbox is not None and outbox.unsent > UNREAD_BYTES:
-            await asyncio.sleep(min(1.0, size / UNREAD_PER_S))
-        elif size > SMALL:
-            await asyncio.sleep(0)
+        while outbox is not None and outbox.unsent > UNREAD_BYTES:
+            await asyncio.sleep(LOOK_S)
 
     def too_large(self, size: int) -> bool:
         """Larger than key or workspace may send: refused, and the connection stays."""

@@ -30,8 +30,8 @@ from voice.gateway import clock
 
 log = logging.getLogger("voice.recorder")
 RING_EVENTS, RING_BYTES = 1000, 4 * 2**20
-WRITE_BYTES = 2**19  # of frames in one round trip, and a record more: the others' frames wait so long
-FEW_BYTES = 2**15  # a session with more frames than this to write comes after those with less
+WRITE_BYTES = 2**17  # of frames in one round trip, and a record more: the others' frames wait so long
+FEW_BYTES = 2**14  # a session with more frames than this to write comes after those with less
 TOGETHER_S = 0.5  # what no frame tells of (work handed out, sound fed to it) goes with the next frame, or after so long
 BACKLOG_BYTES = 2**19  # a session with more frames than this to write is not listened to for a moment
 FLUSH_S = 3.0  # longer than a store is waited for (store.py: PATIENCE_S)
