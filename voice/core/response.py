@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,11 @@ class Response:
         self.apology: Notice | None = None  # said when all else has been
         self.failure: tuple[str, str] | None = None  # (code, message) the response ends with after its apology
         self.server, self.delivery = ServerTools(), Delivery()
-        self.server.response = self.delivery.response = self
+        self.hold_parts()
+
+    def hold_parts(self) -> None:
+        """They know it without keeping it."""
+        self.server.response = self.delivery.response = weakref.proxy(self)
 
     @property
     def active(self) -> bool:

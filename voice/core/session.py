@@ -5,6 +5,7 @@ No await, clock, randomness or I/O inside: time comes as `now` (monotonic second
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,22 +43,11 @@ class Session:
         self.aside: dict[str, Response] = {}  # out of band
         self.last: Response | None = None  # the last spoken one: its audio may still be playing
         self.left_open: list[Job] = []  # of the process this session was in before
-        self.floor = floor = Floor(self)
+        me = weakref.proxy(self)  # its parts do not keep it: what has ended is freed at once, without the collector
+        self.floor = floor = Floor(me)
         self.turns = Turns(self.context, Listeners(floor.speech_started, floor.speaking_on, floor.heard_so_far, floor.resumed, floor.heard, floor.not_heard))
-        self.answers, items = Answers(self), Items(self)
+        self.answers, self.items = Answers(me), Items(me)
         self._updated = False
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "session.update": self._update,
-            "input_audio_buffer.commit": lambda event: self.turns.commit(),
-            "input_audio_buffer.clear": lambda event: self.turns.clear(),
-            "conversation.item.create": items.create,
-            "conversation.item.retrieve": items.retrieve,
-            "conversation.item.truncate": items.truncate,
-            "conversation.item.delete": items.delete,
-            "response.create": self.answers.create,
-            "response.cancel": self.answers.cancel,
-            "output_audio_buffer.clear": self.answers.clear_output,
-        }
 
     # What the shell calls
 
@@ -144,8 +134,8 @@ class Session:
         context = self._at(now)
         try:
             checked = events.check(event)
-            if handler := self._handlers.get(checked["type"]):
-                handler(checked)
+            if handler := _HANDLERS.get(checked["type"]):
+                handler(self, checked)
         except ProtocolError as error:
             context.send("error", error=error.body(events.event_id_of(event)))
         self.after()
@@ -422,3 +412,17 @@ class Session:
     def responses(self) -> list[Response]:
         """All under way."""
         return [r for r in (self.active, *self.aside.values()) if r]
+
+
+_HANDLERS: dict[str, Callable[[Session, dict[str, Any]], None]] = {
+    "session.update": Session._update,
+    "input_audio_buffer.commit": lambda session, event: session.turns.commit(),
+    "input_audio_buffer.clear": lambda session, event: session.turns.clear(),
+    "conversation.item.create": lambda session, event: session.items.create(event),
+    "conversation.item.retrieve": lambda session, event: session.items.retrieve(event),
+    "conversation.item.truncate": lambda session, event: session.items.truncate(event),
+    "conversation.item.delete": lambda session, event: session.items.delete(event),
+    "response.create": lambda session, event: session.answers.create(event),
+    "response.cancel": lambda session, event: session.answers.cancel(event),
+    "output_audio_buffer.clear": lambda session, event: session.answers.clear_output(event),
+}

@@ -131,7 +131,7 @@ class Reader:
                 object.__setattr__(made, name, new())
         if cls is Response:
             made.context = self._context
-            made.server.response = made.delivery.response = made
+            made.hold_parts()
         return made
 
 
