@@ -52,4 +52,4 @@ def settle_memory() -> None:
     """What was imported stays for good: the collector need not walk it again, which would stop every session for a moment."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 5)  # a session is a ring of objects: what has ended must not wait for millions of others
+    gc.set_threshold(20_000, 10, 5)  # what rings are left (Django's queries, errors) must not wait for millions of others

@@ -107,7 +107,10 @@ class RealtimeConsumer:
             log.exception("connect failed")
             return await self.refuse(_unavailable())
         structlog.contextvars.bind_contextvars(tenant=self.live.place.owner[0], session=self.live.id)
-        await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+        try:
+            await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+        except (OSError, RuntimeError):  # the client is gone already
+            return await self.live.give_up() if not wanted else None
         await self.serve(handshake if wanted else None)
 
     async def let_in(self, handshake: auth.Handshake, wanted: str | None) -> Live:
@@ -115,11 +118,15 @@ class RealtimeConsumer:
         principal, agent, levels, capped = await asyncio.wait_for(auth.admit(handshake, settings.ALLOWED_ORIGINS, resuming=bool(wanted)), 8)
         dispatch, recorder = await asyncio.wait_for(shared(), 8), shared_recorder()
         resume.sweep.start(dispatch, recorder)
-        place = Place(wanted or new_id("sess"), principal, levels, _nobody, capped)
+        place = Place(wanted or new_id("sess"), principal, levels, capped=capped)
         if wanted:
             return await asyncio.wait_for(resume.find(wanted, principal, handshake, place, dispatch, recorder), 8)
         await asyncio.wait_for(patrol.enter(place), 8)
-        return self.begin(principal, agent, handshake, place, dispatch, recorder)
+        try:
+            return self.begin(principal, agent, handshake, place, dispatch, recorder)
+        except BaseException:
+            await patrol.leave(place)
+            raise
 
     def begin(self, principal, agent, handshake: auth.Handshake, place: Place, dispatch, recorder) -> Live:
         kind = "transcription" if handshake.query.get("intent") == "transcription" or principal.session.get("type") == "transcription" else "realtime"
@@ -187,7 +194,10 @@ class RealtimeConsumer:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             return
-        reading.result()
+        try:
+            reading.result()
+        finally:
+            del reading  # its error knows this frame: a ring
 
     async def read(self) -> None:
         receive = self.receive
@@ -275,10 +285,6 @@ class RealtimeConsumer:
 
 def _unavailable() -> VivavoceError:
     return Overloaded("The service is not available at the moment; try again.", retry_after_s=2)
-
-
-def _nobody(code: str, message: str) -> None:
-    """Ends a place whose session does not run yet: nothing to end."""
 
 
 def _config(session_id: str, agent, handshake: auth.Handshake, kind: str, window_s: int) -> SessionConfig:

@@ -41,11 +41,14 @@ class Dispatch:
 
     async def _route(self) -> None:
         async for chunk in self.bus.chunks():
-            listener = self._listeners.get(chunk.job)
-            if listener is not None:
-                listener.on_chunk(chunk)
-                if chunk.kind in _LAST:
-                    self._drop_ended(chunk)
+            self._deliver(chunk)
+
+    def _deliver(self, chunk: Chunk) -> None:
+        listener = self._listeners.get(chunk.job)
+        if listener is not None:
+            listener.on_chunk(chunk)
+            if chunk.kind in _LAST:
+                self._drop_ended(chunk)
 
     def _drop_ended(self, chunk: Chunk) -> None:
         # a failed attempt may be followed by another one under the same id

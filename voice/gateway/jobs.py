@@ -35,7 +35,7 @@ class Jobs:
             asyncio.get_running_loop().call_soon(self._lost, job, f"{job.stage}_unavailable", "It is not available at the moment; try again.")
             return
         self._open.add(job.id)
-        live.dispatch.listen(job, live)
+        live.hear(job)
         if live.trace:
             live.trace.opened(job)
         live.record.changed()

@@ -25,6 +25,14 @@ LOOK_S = 5.0
 WORDS = {"account_deactivated": "This workspace is not active.", "invalid_api_key": "The API key is no longer valid."}
 
 
+def nobody(code: str, message: str) -> None:
+    """Ends a place whose session does not run: nothing to end."""
+
+
+def nothing() -> None:
+    """Nobody is told."""
+
+
 @dataclass(eq=False)
 class Place:
     """A live session: whose it is, and how to end it."""
@@ -32,9 +40,9 @@ class Place:
     session_id: str
     principal: Principal
     levels: tuple[Level, ...]
-    end: Callable[[str, str], None]
+    end: Callable[[str, str], None] = nobody
     capped: bool = False  # its usage is held ahead
-    on_cap: Callable[[], None] = lambda: None  # `capped` has changed
+    on_cap: Callable[[], None] = nothing  # `capped` has changed
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -87,8 +95,13 @@ class Patrol:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._walk(), name="patrol")
 
-    async def leave(self, place: Place) -> None:
+    def drop(self, place: Place) -> None:
+        """It is another process's now."""
         self._places.discard(place)
+        place.end, place.on_cap = nobody, nothing  # it keeps its session no longer
+
+    async def leave(self, place: Place) -> None:
+        self.drop(place)
         await asyncio.to_thread(limiter().leave, place.levels, place.session_id)
 
     async def _walk(self) -> None:

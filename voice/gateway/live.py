@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import weakref
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from apps.common.errors import RateLimited
 from voice.core import beta
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
-from voice.core.jobs import Chunk, ChunkKind
+from voice.core.jobs import Chunk, ChunkKind, Job
 from voice.core.notices import NoticeKind
 from voice.core.session import Session
 from voice.gateway import clock, control, metrics, tools, tracing
@@ -65,22 +66,24 @@ class Live:
     def __init__(self, session: Session, about: dict[str, Any], place: Place, dispatch: Dispatch, recorder: Recorder):
         self.session, self.about, self.place, self.dispatch, self.recorder = session, about, place, dispatch, recorder
         self.id = place.session_id
-        self.health, self.ear, self.sound = Health(self), Ear(session, lambda: self.health.ear_failed()), Sound()
-        self.meter = Meter(self)
+        me = weakref.proxy(self)  # its parts do not keep it: what has ended is freed at once, without the collector
+        self.health, self.ear, self.sound = Health(me), Ear(session, lambda: me.health.ear_failed()), Sound()
+        self.meter = Meter(me)
         self.beta: bool = about["beta"]  # the client speaks the beta flavour
         self.trace = tracing.of_session(self.id, place.owner[0])
         self.line = Line(self.id, recorder.records)
         self.store = Store(place.principal.tenant, self.id, self._is_ours, settled=self._settled, troubled=self._troubled, refused=self._refused)
-        self.record = Record(self.id, self, recorder, self.store)
+        self.record = Record(self.id, me, recorder, self.store)
         self.record.about = about
         self.connection: Connection | None = None
         self.over = False
         self.end_reason = "client"
         self.gone_at = 0.0  # when the client was lost; 0: it is there
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._jobs = Jobs(self)
+        self._jobs = Jobs(me)
         self._tasks: set[asyncio.Task] = set()
         self._last: set[asyncio.Task] = set()  # tasks that outlive the session by a moment
+        metrics.in_memory.add(self)
 
     def run(self) -> None:
         """From now on this process holds it."""
@@ -100,6 +103,12 @@ class Live:
         self.health.tell()
         if self.session.context.settings.extensions:
             self.spawn(self._tell_quota(), "quota")
+
+    async def give_up(self) -> None:
+        """It never began: its client went during the handshake."""
+        self.over = True
+        await self.store.close()
+        await patrol.leave(self.place)
 
     async def _tell_quota(self) -> None:
         try:
@@ -231,6 +240,10 @@ class Live:
 
     # Callbacks
 
+    def hear(self, job: Job) -> None:
+        """Its chunks come here."""
+        self.dispatch.listen(job, self)
+
     def on_chunk(self, chunk: Chunk) -> None:
         if self.trace and chunk.kind in (ChunkKind.DONE, ChunkKind.FAILED):
             self.trace.done(chunk)
@@ -335,10 +348,12 @@ class Live:
             await self.recorder.flush(self.record)
             if self.line.outbox is not None:
                 await self.line.outbox.say_goodbye(code, reason)
-        if self.connection is not connection or self.over:
+        if self.connection is not connection:
             return
         self.connection = None
         self.line.detach()
+        if self.over:
+            return
         if code in FINAL or code == 0 and reason == "client" or not self.window_s:
             await self.finish(reason)
         elif code in (1011, 1012):
@@ -372,7 +387,7 @@ class Live:
         self.store.hand_over()
         if self.connection is not None:
             self.connection.close(4409, "resumed_elsewhere")
-        self._later(self._put_away())
+        self._later(self._put_away(moved=True))
 
     async def leave(self) -> None:
         """Hold it no longer; any process may go on with it within the window."""
@@ -423,8 +438,8 @@ class Live:
                 return False
         return True
 
-    async def _put_away(self) -> None:
-        """Let go of all this process holds for it."""
+    async def _put_away(self, moved: bool = False) -> None:
+        """Let go of all this process holds for it. `moved`: its place is another process's."""
         self.over = self.record.over = True
         if lives.get(self.id) is self:
             del lives[self.id]
@@ -439,7 +454,9 @@ class Live:
         for task in [t for t in self._tasks if t.get_name() != "cancel"]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await patrol.leave(self.place)
+        patrol.drop(self.place)
+        if not moved:
+            await patrol.leave(self.place)
 
 
 _CARRY_OUT = {

@@ -39,5 +39,6 @@ class Meter:
             self._purse.cancel()
             self._purse = None
         elif place.capped and self._purse is None:
-            purse = Purse(place.principal.tenant, place.session_id, self.used, self._live.end)
+            live = self._live
+            purse = Purse(place.principal.tenant, place.session_id, self.used, lambda code, message: live.end(code, message))
             self._purse = self._live.spawn(purse.run(), "purse")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+from weakref import WeakSet
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from voice.core.effects import RecordTurn
 
 _MS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SESSIONS = Gauge("voice_sessions", "Live realtime sessions", ["tenant"])
+in_memory: WeakSet[Any] = WeakSet()
+IN_MEMORY = Gauge("voice_sessions_in_memory", "Sessions this process has the objects of: live ones, and ended ones that were not freed")
+IN_MEMORY.set_function(lambda: len(in_memory))
 LOOP_LATE = Gauge("voice_loop_late_seconds", "How late the event loop is, 90th percentile of 3 s")
 TASKS = Gauge("voice_tasks", "asyncio tasks of this process")
 CORE_SHARE = Gauge("voice_core_share", "Share of one core this process uses, over 3 s")

@@ -84,8 +84,9 @@ class Outbox:
         until = time.monotonic() + GOODBYE_S
         while (self._frames or self._sending_since) and time.monotonic() < until:
             await asyncio.sleep(0.01)
+        tasks = self._tasks
         self.stop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await asyncio.wait_for(self._send({"type": "websocket.close", "code": code, "reason": reason}), 3)
         except (TimeoutError, OSError, RuntimeError):
@@ -95,3 +96,4 @@ class Outbox:
         self._over = True
         for task in self._tasks:
             task.cancel()
+        self._tasks = []  # a cancelled task knows the frame it ended in, and that knows this: a ring

@@ -243,6 +243,8 @@ class Record:
         return fields, drop
 
     def written(self, answer: int) -> None:
+        if self.over:
+            return
         batch, owed = self._waiting
         if answer == FENCED:
             self.over = True
@@ -258,6 +260,8 @@ class Record:
 
     def heard(self, answer: int) -> None:
         """Whether it is still ours."""
+        if self.over:
+            return
         if answer == FENCED:
             self.over = True
             self._owner.fenced()
@@ -269,6 +273,8 @@ class Record:
 
     def unwritten(self) -> None:
         """Redis did not take the batch: the session goes on without."""
+        if self.over:
+            return
         batch, owed = self._waiting
         self._begin_anew()
         self._take_in(batch, False)

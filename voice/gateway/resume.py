@@ -86,6 +86,7 @@ def _check(about: dict[str, Any], principal: Principal, handshake: Handshake, se
 
 async def _take_over(session_id: str, about: dict[str, Any], place: Place, dispatch: Dispatch, recorder: Recorder) -> Live:
     await patrol.enter(place)
+    live = None
     try:
         token = make_id("tok")
         saved = await recorder.records.take(session_id, token)
@@ -100,6 +101,8 @@ async def _take_over(session_id: str, about: dict[str, Any], place: Place, dispa
         written = await turns_known(place.principal.tenant, session_id, [turn_of(response.id) for response in session.responses()])
         heard = {u.lease.job.id: await recorder.records.heard(u.lease.job) for u in session.turns.pending.values() if u.lease}
     except BaseException:
+        if live is not None:
+            live.store.hand_over()
         await patrol.leave(place)
         raise
     live.run()
@@ -178,7 +181,7 @@ class Sweep:
         saved = await recorder.records.take(session_id, token) if about else None
         if saved is None or "head" not in saved.fields:
             return await recorder.records.forget(session_id, token, "")
-        place = Place(session_id, former_principal(about), (), lambda code, message: None)
+        place = Place(session_id, former_principal(about), ())
         live = Live(restored(saved, dispatch), about, place, dispatch, recorder)
         live.record.adopt(saved, token)
         live.run()

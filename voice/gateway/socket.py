@@ -9,11 +9,20 @@ from __future__ import annotations
 import os
 import socket
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 READ_AHEAD_BYTES = 128 * 1024
 SEND_BYTES = 128 * 1024  # the kernel holds twice this for a client: two seconds of sound, and not the megabytes it would grow to
 UNREADABLE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class HandshakeProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which lets go of its parser when a WebSocket takes the connection over: they know each other."""
+
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        self.parser = None
 
 
 class RealtimeProtocol(WebSocketsSansIOProtocol):

@@ -63,6 +63,7 @@ class Store:
         self._batch = BATCH
         self._delay = FIRST_DELAY_S
         self._task = asyncio.create_task(self._write(), name=f"store {session_id}")
+        self._task.add_done_callback(self._let_go)
 
     def put(self, number: int, kind: str, fields: dict[str, Any]) -> None:
         if len(self._waiting) >= QUEUE:  # a conversation's text before what is billed
@@ -83,6 +84,10 @@ class Store:
         for owed in self._waiting:
             log.error("store: %s: not written: %s", self._session_id, owed)
         self._task.cancel()
+
+    def _let_go(self, _: asyncio.Task) -> None:
+        """Nothing is written any more: nobody is told, and nobody kept."""
+        self._ours = self._settled = self._troubled = self._refused = lambda *told: False
 
     def hand_over(self) -> None:
         """Another process writes from now on. Turns that wait are written here too, for a client may have been told of them: twice counts once."""
