@@ -1,8 +1,8 @@
-"""Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo]`.
+"""Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo] [silence]`.
 
 Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second),
 how many utterances were committed, how many were spoken to their end, and what was lost, doubled or out of order. Each caller begins at another moment of
-the call, as callers do.
+the call, as callers do. With `silence` nobody says anything: the quiet room alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ ROOM_S = 3  # of silence after each question
 ORDER = ("speech_started", "speech_stopped", "committed")
 
 
-def call_audio() -> bytes:
+def call_audio(silence: bool) -> bytes:
     """A question every 4.7 s with a quiet room (-62 dBFS) between."""
-    samples = np.frombuffer(read_wav("samples/question.wav") + bytes(48000 * ROOM_S), "<i2").astype(np.float64)
+    question = read_wav("samples/question.wav")
+    samples = np.frombuffer((bytes(len(question)) if silence else question) + bytes(48000 * ROOM_S), "<i2").astype(np.float64)
     noise = np.random.default_rng(1).normal(0, 10 ** (-62 / 20) * 32767, len(samples))
     return np.clip(samples + noise, -32768, 32767).astype("<i2").tobytes()
 
@@ -93,8 +94,8 @@ def spoken(sent_s: float, every_s: float) -> int:
     return int((sent_s + ROOM_S - 1) / every_s)
 
 
-async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: bool) -> None:
-    audio, size = call_audio(), 48 * chunk_ms
+async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: bool, silence: bool) -> None:
+    audio, size = call_audio(silence), 48 * chunk_ms
     frames = [json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(audio[at : at + size]).decode()})
               for at in range(0, len(audio) - size, size)]  # fmt: skip
     echoes: list[float] = []
@@ -114,4 +115,4 @@ async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: boo
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), "echo" in sys.argv))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), "echo" in sys.argv, "silence" in sys.argv))

@@ -94,7 +94,7 @@ def tell_cycles(before: dict, after: dict, count: int, warm: int, took: float, s
 
 async def hundred_sessions(ground: Ground, sessions: int, seconds: float) -> tuple[dict[str, int], list[str]]:
     """Text turns of sessions whose order and models are checked, beside the streams of bench.load."""
-    faults, counts, missing = [], {"turns": 0}, {}
+    faults, counts, missing = [], {"answers": 0}, {}
 
     async def live(number: int) -> None:
         async with await admitted(lambda: ground.client(ground.stack.realtime)) as client:
@@ -105,7 +105,7 @@ async def hundred_sessions(ground: Ground, sessions: int, seconds: float) -> tup
                 done = await client.answer(30)
                 if done["status"] != "completed":
                     faults.append(str(done["status_details"]))
-                counts["turns"] += 1
+                counts["answers"] += 1
                 await asyncio.sleep(10)
             client.order.finished()
             for what, n in (await lost(ground, client)).items():
@@ -115,9 +115,9 @@ async def hundred_sessions(ground: Ground, sessions: int, seconds: float) -> tup
     return counts | missing, faults + [repr(r)[:300] for r in results if isinstance(r, BaseException)]
 
 
-def load(url: str, sessions: int, seconds: float, pid: int) -> tuple[float, dict, list[float]]:
+def load(url: str, sessions: int, seconds: float, pid: int, *how: str) -> tuple[float, dict, list[float]]:
     """(CPU ms a session-second, what bench.load says, RSS in MB every 5 s) of sessions that stream."""
-    command = [sys.executable, "-m", "bench.load", url, str(sessions), str(seconds), "40", "echo"]
+    command = [sys.executable, "-m", "bench.load", url, str(sessions), str(seconds), "40", "echo", *how]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "begin\n"
         started, times = psutil.Process(pid).cpu_times(), []
@@ -139,9 +139,11 @@ def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
     port = free_port()
     bare = ground.stack.run(processes.Child("bare", (sys.executable, "-m", "bench.bare_server", str(port))))
     time.sleep(3)
-    floor, _, _ = load(f"ws://127.0.0.1:{port}", sessions, max(10, seconds / 5), bare.pid)
+    bare_url, gateway = f"ws://127.0.0.1:{port}", ground.process("gateway").pid
+    floor, _, _ = load(bare_url, sessions, max(10, seconds / 5), bare.pid)
+    silent_floor, _, _ = load(bare_url, sessions, max(10, seconds / 10), bare.pid, "silence")
     ground.stack.end("bare")
-    gateway = ground.process("gateway").pid
+    silent_cpu, _, _ = load(ground.stack.realtime, sessions, max(10, seconds / 10), gateway, "silence")
     cpu, told, memory = load(ground.stack.realtime, sessions, seconds, gateway)
     echoes, utterances = told["echoes"], told["utterances"]
     flat = memory[len(memory) // 4 :] or memory
@@ -149,9 +151,10 @@ def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
     faults += told["faults"] + [f"{n} utterances of {wanted}" for n, wanted in zip(utterances, told["spoken"], strict=True) if n < wanted]
     rows = [(f"{sessions} live sessions, {seconds:.0f} s: echo p50 / p99", f"{p(echoes, 50):.1f} / {p(echoes, 99):.1f} ms", "p99 <= 50 ms"),
             ("CPU a session-second against the bare server", f"{cpu:.2f} / {floor:.2f} ms, {cpu / floor:.2f}x", "<= 0.85x"),
+            ("  the same while nobody speaks", f"{silent_cpu:.2f} / {silent_floor:.2f} ms, {silent_cpu / silent_floor:.2f}x", ""),
             ("RSS from the first quarter on", f"{flat[0]:.0f} -> {flat[-1]:.0f} MB", "flat"),
             ("lost, doubled, reordered", f"{len(faults)} faults in {sum(utterances)} utterances, then {counts}", "0")]  # fmt: skip
-    report("soak-hundred", rows, {"echoes_p99": p(echoes, 99), "cpu": cpu, "bare": floor, "rss": memory, "faults": faults, "counts": counts, "utterances": utterances})
+    report("soak-hundred", rows, {"echoes_p99": p(echoes, 99), "cpu": cpu, "bare": floor, "silence": [silent_cpu, silent_floor], "rss": memory, "faults": faults, "counts": counts, "utterances": utterances})
     return p(echoes, 99) <= 50 and cpu / floor <= 0.85 and not faults
 
 

@@ -13,8 +13,11 @@ from apps.usage.models import UsageEntry
 from apps.usage.reservations import release, within
 from apps.usage.rollups import roll_soon
 
+# The caller's, where it has one: who writes a batch gives all of it up after an error, and a savepoint would cost two round trips a call
+one_transaction = transaction.atomic(savepoint=False)
 
-@transaction.atomic
+
+@one_transaction
 def usage_record(*, session_id: str, turn_id: str, meters: dict[str, int], agent_id: str = "", key_id: str = "", at: datetime | None = None,
                  unbilled: dict[str, int] | None = None) -> None:
     """Write what a turn used, once: a second call with the same turn changes nothing. A REST call is `session_id="req_…"`, `turn_id=""`.
@@ -34,7 +37,7 @@ def usage_record(*, session_id: str, turn_id: str, meters: dict[str, int], agent
     roll_soon()
 
 
-@transaction.atomic
+@one_transaction
 def turn_record(*, session_id: str, turn: dict[str, Any], session_ms: int = 0, agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
     """The turn's trace and its ledger entries, both or neither; idempotent by turn_id. `session_ms`: how long the session had lasted
     when the turn ended: the part that no entry holds yet is the turn's."""
@@ -55,7 +58,7 @@ def turns_written(session_id: str, turn_ids: list[str]) -> dict[str, dict[str, A
     return turns
 
 
-@transaction.atomic
+@one_transaction
 def session_open(*, session_id: str, **fields: Any) -> None:
     """Write the session's row; the tenant's first is a milestone."""
     voice_session_open(session_id=session_id, **fields)
@@ -73,7 +76,7 @@ def reached(name: str) -> None:
         transaction.on_commit(lambda: _reached.add((tenant_id, name)))
 
 
-@transaction.atomic
+@one_transaction
 def session_end(*, session_id: str, reason: str, session_ms: int, agent_id: str = "", key_id: str = "", at: datetime | None = None) -> None:
     """Close the session's row; what it lasted after its last turn goes to the ledger, what it held and did not use is free. The first end
     counts: the ledger takes one, so another that says a later time must not move the row either."""
