@@ -16,11 +16,12 @@ import time
 
 import numpy as np
 import orjson
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from voice.gateway.talk import read_wav
 
-
+PATIENCE_S = 60  # a gateway that says when to come again is asked again for so long
 ROOM_S = 3  # of silence after each question
 ORDER = ("speech_started", "speech_stopped", "committed")
 
@@ -59,9 +60,21 @@ class Witness:
             self.utterances += 1
 
 
+async def dial(url: str) -> ClientConnection:
+    """Raises InvalidStatus."""
+    headers, until = {"Authorization": f"Bearer {os.environ.get('VOICE_API_KEY', '')}"}, time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await connect(url, additional_headers=headers, compression=None, max_size=2**24, open_timeout=30, ping_interval=None)
+        except InvalidStatus as refused:
+            again_s = refused.response.headers.get("Retry-After")
+            if again_s is None or time.monotonic() > until:
+                raise
+            await asyncio.sleep(float(again_s))
+
+
 async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offset: float, echo: bool, echoes: list[float], witness: Witness, gates) -> None:
-    headers = {"Authorization": f"Bearer {os.environ.get('VOICE_API_KEY', '')}"}
-    async with connect(url, additional_headers=headers, compression=None, max_size=2**24, open_timeout=30, ping_interval=None) as socket:
+    async with await dial(url) as socket:
         await socket.send(json.dumps({"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"create_response": False}}}}}))
         asked: list[float] = []
 
@@ -102,7 +115,10 @@ async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: boo
     gates = asyncio.Barrier(sessions + 1), asyncio.Barrier(sessions + 1)  # all connected; all done
     witnesses = [Witness() for _ in range(sessions)]
     calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions * len(frames) * chunk_ms / 1000, echo, echoes, witnesses[n], gates) for n in range(sessions)))
-    await gates[0].wait()
+    connected = asyncio.create_task(gates[0].wait())
+    await asyncio.wait({calls, connected}, return_when=asyncio.FIRST_COMPLETED)
+    if calls.done():  # one of them was refused
+        calls.result()
     print("begin", flush=True)
     await asyncio.sleep(seconds)
     print("end", flush=True)
