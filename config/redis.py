@@ -9,6 +9,7 @@ transport (kombu 5.7) cannot use one.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -65,11 +66,18 @@ def _host(place: str) -> tuple[str, int]:
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
-    """A client for threads. `options` are redis-py's (socket_timeout, max_connections, …)."""
+    """A client for threads. `options` are redis-py's (socket_timeout, max_connections, …); clients with the same ones share their connections,
+    which are as many as threads that ask at once."""
+    return redis.Redis(connection_pool=_pool(url, **options))
+
+
+@functools.cache
+def _pool(url: str, **options: Any) -> redis.ConnectionPool:
     address = parse(url)
     if not address.sentinels:
-        return redis.Redis.from_url(url, **options)
-    return redis.Sentinel(address.sentinels, sentinel_kwargs=_timeouts(options)).master_for(address.master, db=address.db, **address.login, **options)
+        return redis.ConnectionPool.from_url(url, **options)
+    sentinel = redis.Sentinel(address.sentinels, sentinel_kwargs=_timeouts(options))
+    return sentinel.master_for(address.master, db=address.db, **address.login, **options).connection_pool
 
 
 def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:

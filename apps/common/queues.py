@@ -16,7 +16,7 @@ from apps.common.errors import Overloaded
 
 STAGES = ("stt", "llm", "tts")
 QUEUES = (*STAGES, "default")
-TIMEOUT_S = 1.0
+TIMEOUT_S = 1
 client = settings.CONNECT_REDIS(socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
 

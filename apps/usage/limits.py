@@ -107,9 +107,11 @@ class Limiter:
     """
 
     def __init__(self, url: str, connect: Callable[..., redis.Redis]):
-        self._redis = connect(socket_timeout=1, socket_connect_timeout=1, max_connections=64)
+        timeouts = {"socket_timeout": 1, "socket_connect_timeout": 1}
+        self._redis = connect(**timeouts)
         self._take = self._redis.register_script(_TAKE)
-        shared = storage_from_string(url, socket_timeout=1, socket_connect_timeout=1)
+        # the library's own Sentinel client takes no connections of others
+        shared = storage_from_string(url, **(timeouts if url.startswith("redis+sentinel") else {"connection_pool": self._redis.connection_pool}))
         self._shared = (MovingWindowRateLimiter(shared), SlidingWindowCounterRateLimiter(shared))
         alone = MemoryStorage()
         self._alone = (MovingWindowRateLimiter(alone), SlidingWindowCounterRateLimiter(alone))

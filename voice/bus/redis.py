@@ -63,7 +63,7 @@ class RedisGatewayBus:
     def __init__(self, connect: Connect, gateway_id: str, message: Callable[[dict, str], tuple[str, bytes]]):
         retry = AsyncRetry(ExponentialBackoff(cap=0.5, base=0.02), 3)
         # a burst waits for a connection of the pool; a plain pool would raise
-        self._redis = connect(max_connections=32, timeout=5, socket_timeout=5, socket_connect_timeout=2, retry=retry)
+        self._redis = connect(max_connections=8, timeout=5, socket_timeout=5, socket_connect_timeout=2, retry=retry)
         self._reader = connect(socket_timeout=10, socket_connect_timeout=2, max_connections=2)
         self.stream = f"gw:{gateway_id}:chunks"
         self._message = message
