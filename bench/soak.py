@@ -22,7 +22,7 @@ from tests.e2e.client import Client
 from tests.fuzzing import admitted
 
 MB = 2**20
-LEAKS = ("tasks", "files", "keys", "places", "sessions")  # what `look` counts and use must not leave behind
+LEAKS = ("tasks", "files", "keys", "places", "sessions", "in_memory")  # what `look` counts and use must not leave behind
 
 
 def rss(pid: int) -> float:
@@ -33,7 +33,8 @@ def look(ground: Ground) -> dict[str, float]:
     """What the gateway and Redis hold now."""
     pid = ground.process("gateway").pid
     with urllib.request.urlopen(f"{ground.stack.base_url}/metrics", timeout=5) as answer:
-        metrics = {line.split()[0]: float(line.split()[1]) for line in answer.read().decode().splitlines() if line.startswith(("voice_tasks", "voice_loop"))}
+        lines = [line.split() for line in answer.read().decode().splitlines() if line.startswith(("voice_tasks ", "voice_sessions_in_memory "))]
+    metrics = {name: float(value) for name, value in lines}
     client = redis.Redis.from_url(os.environ["REDIS_URL"])
     keys = list(client.scan_iter(count=1000))
     with client.pipeline(transaction=False) as pipe:
@@ -41,8 +42,8 @@ def look(ground: Ground) -> dict[str, float]:
             pipe.ttl(key)
         lasting = [key for key, ttl in zip(keys, pipe.execute(), strict=True) if ttl == -1]
     places = sum(client.zcard(key) for key in client.scan_iter("limits:sessions:*"))
-    return {"rss_mb": rss(pid), "files": psutil.Process(pid).num_fds(), "tasks": metrics.get("voice_tasks", 0), "keys": len(lasting), "places": places,
-            "sessions": client.zcard("voice:sessions"), "names": sorted(k.decode() for k in lasting)}  # fmt: skip
+    return {"rss_mb": rss(pid), "files": psutil.Process(pid).num_fds(), "tasks": metrics["voice_tasks"], "keys": len(lasting), "places": places,
+            "sessions": client.zcard("voice:sessions"), "in_memory": metrics["voice_sessions_in_memory"], "names": sorted(k.decode() for k in lasting)}  # fmt: skip
 
 
 async def cycle(ground: Ground, number: int) -> None:
@@ -86,7 +87,8 @@ def tell_cycles(before: dict, after: dict, count: int, warm: int, took: float, s
     growth = (after["rss_mb"] / before["rss_mb"] - 1) * 100
     grown = {n: after[n] - before[n] for n in LEAKS}
     rows = [(f"{count} connect-talk-close cycles (after {warm}), {count / took:.1f} a second: RSS", f"{before['rss_mb']:.1f} -> {after['rss_mb']:.1f} MB, "
-             f"{growth:+.1f} %", "<= +5 %"), ("leaked tasks, files, keys without expiry, places, sessions", ", ".join(f"{int(n)}" for n in grown.values()), "0")]  # fmt: skip
+             f"{growth:+.1f} %", "<= +5 %"), ("leaked tasks, files, keys without expiry, places, sessions, ended sessions in memory",
+             ", ".join(f"{int(n)}" for n in grown.values()), "0")]  # fmt: skip
     new = sorted(set(after["names"]) - set(before["names"]))
     report("soak-cycles", rows, {"before": before, "after": after, "new_keys": new}, show)
     return growth <= 5 and not any(n > 0 for n in grown.values())

@@ -39,6 +39,8 @@ class Load:
     def start(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name="load")
+            loop = asyncio.get_running_loop()
+            metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))  # counted when somebody asks
 
     async def _watch(self) -> None:
         while True:
