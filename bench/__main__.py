@@ -125,7 +125,7 @@ class Bench:
             self.compare_turns(found, f"language model by URL as fast as one of 8B (stand-in: {first_ms} ms, {per_s} tokens/s)")
 
     async def turns(self, engines, fields: dict) -> tuple[list, dict]:
-        """(ms of the bare pipeline, {ahead, waiting: results})."""
+        """(ms of the bare pipeline, {ahead, waiting, semantic: results})."""
         import numpy as np
 
         from voice.gateway.talk import Talk, read_wav
@@ -134,7 +134,8 @@ class Bench:
         loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2")) > 200)
         end = (int(loud[-1]) + 1) * 2
         keys = {"ahead": await asyncio.to_thread(self.new_caller, "ahead", **fields),
-                "waiting": await asyncio.to_thread(self.new_caller, "waiting", turn_detection={"preemptive": False}, **fields)}  # fmt: skip
+                "waiting": await asyncio.to_thread(self.new_caller, "waiting", turn_detection={"preemptive": False}, **fields),
+                "semantic": await asyncio.to_thread(self.new_caller, "semantic", turn_detection={"type": "semantic_vad"}, **fields)}  # fmt: skip
         bare, ours = [], {name: [] for name in keys}
         for _ in range(5 if self.quick else 15):
             bare.append(await self.bare_turn(engines, pcm, end))
@@ -151,6 +152,11 @@ class Bench:
             a = statistics.median(r.first_audio_ms - r.endpoint_ms for r in ours[name])
             self.row(f"  of which after the end of the turn was certain, {name}, p50", f"{a:.1f} ms", f"{b - wait_ms:.0f} ms (bare pipeline)",
                      f"{a / (b - wait_ms):.3f}x", "<= 30 ms" if name == "ahead" else "")  # fmt: skip
+        # where a model decides that the user has finished, the bare pipeline is given the same moment to begin at
+        a, ends_ms = (statistics.median(getattr(r, name) for r in ours["semantic"]) for name in ("first_audio_ms", "endpoint_ms"))
+        same = b - wait_ms + ends_ms
+        self.row(f"voice to voice, {what}, semantic_vad, answer begun ahead, p50", f"{a:.0f} ms", f"{same:.0f} ms (bare pipeline)", f"{a / same:.3f}x, {a - same:+.1f} ms", "<= 0.6x")
+        self.row("  of which after the end of the turn was certain, p50", f"{a - ends_ms:.1f} ms", f"{b - wait_ms:.0f} ms (bare pipeline)", "", "")
 
     def turn_end(self) -> None:
         """semantic_vad on made utterances with pauses inside, none of them seen in training."""

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 PUBLIC_SCHEMA = "public"
+# Its own threads: those of asyncio count limits and encode sound, and must not wait for a database that does not answer
+_threads = ThreadPoolExecutor(8, thread_name_prefix="database")
 T = TypeVar("T")
 
 
@@ -90,7 +93,7 @@ async def in_public(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 async def _hop(function: Callable[[], T]) -> T:
     from channels.db import database_sync_to_async  # closes the connection (gives it back to the pool) after the call
 
-    return await database_sync_to_async(function, thread_sensitive=False)()
+    return await database_sync_to_async(function, thread_sensitive=False, executor=_threads)()
 
 
 def rebind(tenant: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import time
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -19,7 +20,7 @@ from apps.agents.services import agent_create
 from apps.apikeys.models import ApiKey
 from apps.common.actors import SYSTEM
 from apps.common.errors import BadRequest, Conflict
-from apps.tenants.context import Bound, NoTenantBound, bound, bound_public, in_tenant
+from apps.tenants.context import Bound, NoTenantBound, bound, bound_public, in_public, in_tenant
 from apps.tenants.models import Tenant
 from apps.tenants.services import tenant_create
 from apps.usage.ledger import unbilled_record
@@ -150,3 +151,14 @@ def test_names_that_may_not_be(database):
 def test_a_name_can_be_had_once(tenants):
     with bound_public(), pytest.raises(Conflict):
         tenant_create(name="again", slug=tenants[0].slug)
+
+
+async def test_a_database_that_does_not_answer_holds_up_its_own_threads_only():
+    """PostgreSQL restarts under many sessions: limits are counted and jobs handed out all the same."""
+    waiting = [asyncio.create_task(in_public(time.sleep, 0.6)) for _ in range(40)]
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await asyncio.to_thread(len, "")
+    assert time.monotonic() - began < 0.5
+    for task in waiting:
+        task.cancel()
