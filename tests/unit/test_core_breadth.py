@@ -96,7 +96,10 @@ def test_unknown_settings_are_refused_only_where_asked_for():
 
 
 @pytest.mark.parametrize(("setting", "good", "bad"), [
-    ("truncation", ["auto", "disabled", {"type": "retention_ratio", "retention_ratio": 0.8}], ["never", {"type": "retention_ratio", "retention_ratio": 2}]),
+    ("truncation", ["auto", "disabled", {"type": "retention_ratio", "retention_ratio": 0.8},
+                    {"type": "retention_ratio", "retention_ratio": 0.5, "token_limits": {"post_instructions": 5000}}],
+     ["never", {"type": "retention_ratio", "retention_ratio": 2}, {"type": "retention_ratio", "retention_ratio": 1, "token_limits": {"post_instructions": 0}},
+      {"type": "retention_ratio", "retention_ratio": 1, "token_limits": [5]}]),
     ("reasoning", [{"effort": "low"}, {"effort": "xhigh"}], [{"effort": "much"}, "low"]),
     ("include", [["item.input_audio_transcription.logprobs"], []], [["everything"], "x"]),
     ("tracing", ["auto", {"workflow_name": "w"}, None], [5, {"group_id": 5}, {"metadata": {"long": "x" * 17000}}]),

@@ -160,14 +160,20 @@ def _set_prompt(values, value, param, config):
 
 def _set_truncation(values, value, param, config):
     if isinstance(value, dict):
-        ratio = value.get("retention_ratio")
-        good = isinstance(ratio, (int, float)) and not isinstance(ratio, bool) and 0 < ratio <= 1
-        if value.get("type") != "retention_ratio" or not good:
-            raise _invalid(param, value, "'auto', 'disabled', {'type': 'retention_ratio', 'retention_ratio': above 0 to 1}")
-        value = {"type": "retention_ratio", "retention_ratio": float(ratio)}
+        value = _retention(value, param)
     elif value not in (None, "auto", "disabled"):
         raise _invalid(param, value, "'auto', 'disabled', {'type': 'retention_ratio', …}")
     values["truncation"] = value or "auto"
+
+
+def _retention(value, param):
+    ratio, limits = value.get("retention_ratio"), value.get("token_limits") or {}
+    if value.get("type") != "retention_ratio" or isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+        raise _invalid(param, value, "'auto', 'disabled', {'type': 'retention_ratio', 'retention_ratio': above 0 to 1}")
+    most = expect(limits, dict, f"{param}.token_limits").get("post_instructions")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise _invalid(f"{param}.token_limits.post_instructions", most, "a whole number of tokens from 1")
+    return {"type": "retention_ratio", "retention_ratio": float(ratio)} | ({"token_limits": {"post_instructions": most}} if most is not None else {})
 
 
 def _set_include(values, value, param, config):

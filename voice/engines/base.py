@@ -49,7 +49,8 @@ class CompletionRequest:
     max_tokens: int = 512
     temperature: float = 0.0
     prefix: str = ""  # text of the answer already said; go on after it
-    truncation: str | dict[str, Any] = "auto"  # disabled: too long is an error; {retention_ratio}: keep so much of the context when it is full
+    # disabled: too long is an error; {retention_ratio, token_limits: {post_instructions}}: what is kept of the context (or of that limit) when it is full
+    truncation: str | dict[str, Any] = "auto"
     reasoning: str = ""  # effort: none, minimal, low, medium, high, xhigh; "" = the model's own
 
 
@@ -59,11 +60,9 @@ def fit(request: CompletionRequest, size_of: Callable[[list[dict[str, Any]]], in
     Raises EngineError context_length_exceeded where that is not enough or the request forbids it.
     """
     messages, size = list(request.messages), size_of(request.messages)
-    if size + room > context and request.truncation != "disabled":
-        target = context - room
-        if isinstance(request.truncation, dict):
-            target = min(target, int(request.truncation["retention_ratio"] * context))
-        first = 1 if messages and messages[0]["role"] == "system" else 0
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    most, target = _limits(request, lambda: size_of(messages[:first]) if first else 0, context, room)
+    if size > most and request.truncation != "disabled":
         while size > target and len(messages) > first + 1:
             del messages[first]
             while len(messages) > first + 1 and messages[first]["role"] == "tool":
@@ -72,6 +71,18 @@ def fit(request: CompletionRequest, size_of: Callable[[list[dict[str, Any]]], in
     if size + (room if request.truncation == "disabled" else 1) > context:
         raise EngineError(f"the prompt has {size} tokens, the model reads {context}", code="context_length_exceeded")
     return messages, size
+
+
+def _limits(request: CompletionRequest, instructions: Callable[[], int], context: int, room: int) -> tuple[int, int]:
+    """(tokens a prompt may have, tokens it is cut down to when it has more). `instructions`: tokens that always stay."""
+    most = context - room
+    if not isinstance(request.truncation, dict):
+        return most, most
+    ratio = request.truncation["retention_ratio"]
+    if (own := request.truncation.get("token_limits", {}).get("post_instructions")) is None:
+        return most, min(most, int(ratio * context))
+    stay = instructions()
+    return min(most, stay + own), min(most, stay + int(ratio * own))
 
 
 @dataclass(frozen=True, slots=True)
