@@ -41,3 +41,17 @@ def test_what_may_not_leave_is_an_error():
     with pytest.raises(EngineError) as caught:
         shown("disabled", 17)
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_call_leaves_with_its_outputs():
+    call, output = {"role": "assistant", "content": "c" * 10}, {"role": "tool", "content": "o" * 10}
+    messages = [SYSTEM, call, output, output, {"role": "user", "content": "u" * 10}]
+    kept, _ = fit(CompletionRequest(messages, truncation=retention(1.0, 30)), lambda found: sum(len(m["content"]) for m in found), 200, 20)
+    assert [m["role"] for m in kept] == ["system", "user"]
+
+
+def test_a_long_history_is_measured_a_few_times_only():
+    asked = []
+    messages = [{"role": "user", "content": "x" * 10}] * 1000
+    fit(CompletionRequest(messages), lambda found: asked.append(1) or sum(len(m["content"]) for m in found), 200, 20)
+    assert len(asked) < 20  # each time all of it is rendered and cut into tokens

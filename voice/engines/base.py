@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +64,10 @@ def fit(request: CompletionRequest, size_of: Callable[[list[dict[str, Any]]], in
     first = 1 if messages and messages[0]["role"] == "system" else 0
     most, target = _limits(request, lambda: size_of(messages[:first]) if first else 0, context, room)
     if size > most and request.truncation != "disabled":
-        while size > target and len(messages) > first + 1:
-            del messages[first]
-            while len(messages) > first + 1 and messages[first]["role"] == "tool":
-                del messages[first]
-            size = size_of(messages)
+        starts = [i for i in range(first, len(messages) - 1) if messages[i]["role"] != "tool"] + [len(messages) - 1]
+        kept = bisect_left(starts[:-1], True, key=lambda start: size_of(messages[:first] + messages[start:]) <= target)
+        messages[first : starts[kept]] = []
+        size = size_of(messages)
     if size + (room if request.truncation == "disabled" else 1) > context:
         raise EngineError(f"the prompt has {size} tokens, the model reads {context}", code="context_length_exceeded")
     return messages, size
