@@ -148,14 +148,16 @@ class Bench:
         b, wait_ms = statistics.median(bare), 500
         for name, bar in (("ahead", "<= 0.6x"), ("waiting", "<= 1.10x + 10 ms")):
             a = statistics.median(r.first_audio_ms for r in ours[name])
-            self.row(f"voice to voice, {what}, answer begun {name}, p50", f"{a:.0f} ms", f"{b:.0f} ms (bare pipeline)", f"{a / b:.3f}x, {a - b:+.1f} ms", bar)
+            self.row(f"voice to voice, {what}, answer begun {name}, p50", f"{a:.0f} ms", f"{b:.0f} ms (bare pipeline)",
+                     f"{a / b:.3f}x, {a - b:+.1f} ms", bar)  # fmt: skip
             a = statistics.median(r.first_audio_ms - r.endpoint_ms for r in ours[name])
             self.row(f"  of which after the end of the turn was certain, {name}, p50", f"{a:.1f} ms", f"{b - wait_ms:.0f} ms (bare pipeline)",
                      f"{a / (b - wait_ms):.3f}x", "<= 30 ms" if name == "ahead" else "")  # fmt: skip
         # where a model decides that the user has finished, the bare pipeline is given the same moment to begin at
         a, ends_ms = (statistics.median(getattr(r, name) for r in ours["semantic"]) for name in ("first_audio_ms", "endpoint_ms"))
         same = b - wait_ms + ends_ms
-        self.row(f"voice to voice, {what}, semantic_vad, answer begun ahead, p50", f"{a:.0f} ms", f"{same:.0f} ms (bare pipeline)", f"{a / same:.3f}x, {a - same:+.1f} ms", "<= 0.6x")
+        self.row(f"voice to voice, {what}, semantic_vad, answer begun ahead, p50", f"{a:.0f} ms",
+                 f"{same:.0f} ms (bare pipeline)", f"{a / same:.3f}x, {a - same:+.1f} ms", "<= 0.6x")  # fmt: skip
         self.row("  of which after the end of the turn was certain, p50", f"{a - ends_ms:.1f} ms", f"{b - wait_ms:.0f} ms (bare pipeline)", "", "")
 
     def turn_end(self) -> None:
@@ -366,8 +368,8 @@ class Bench:
         say("starting the product …")
         self.start()
         try:
-            for name, step in (("voice to voice", self.voice_to_voice), (BESIDE_8B, self.beside_8b), ("turn end", self.turn_end), ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel),
-                               ("cancel", self.cancel), ("sessions", self.sessions), ("tenants", self.tenants), ("admission", self.admission)):  # fmt: skip
+            for name, step in (("voice to voice", self.voice_to_voice), (BESIDE_8B, self.beside_8b), ("turn end", self.turn_end),
+                               ("gateway CPU", self.gateway_cpu), ("worker hop and cancel", self.hop_and_cancel), ("cancel", self.cancel), ("sessions", self.sessions), ("tenants", self.tenants), ("admission", self.admission)):  # fmt: skip
                 if self.only not in name:
                     continue
                 say(f"{name} …")

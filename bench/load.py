@@ -1,8 +1,8 @@
 """Sessions that stream speech in real time, in a process of their own: `python -m bench.load URL SESSIONS SECONDS CHUNK_MS [echo] [silence]`.
 
-Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does not exist once a second),
-how many utterances were committed, how many were spoken to their end, and what was lost, doubled or out of order. Each caller begins at another moment of
-the call, as callers do. With `silence` nobody says anything: the quiet room alone.
+Prints `begin` when all are connected, `end` after SECONDS, then one JSON object: echo times in ms (with `echo`, each session asks for an item that does
+not exist once a second), how many utterances were committed, how many were spoken to their end, and what was lost, doubled or out of order. Each caller
+begins at another moment of the call, as callers do. With `silence` nobody says anything: the quiet room alone.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ async def dial(url: str) -> ClientConnection:
             await asyncio.sleep(float(again_s))
 
 
-async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offset: float, echo: bool, echoes: list[float], witness: Witness, gates) -> None:
+async def one(url: str, frames: list[str], chunk_s: float, seconds: float, offset: float, echo: bool, echoes: list[float], witness: Witness,
+              gates: tuple[asyncio.Barrier, asyncio.Barrier]) -> None:  # fmt: skip
     async with await dial(url) as socket:
         await socket.send(json.dumps({"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"create_response": False}}}}}))
         asked: list[float] = []
@@ -114,7 +115,9 @@ async def main(url: str, sessions: int, seconds: float, chunk_ms: int, echo: boo
     echoes: list[float] = []
     gates = asyncio.Barrier(sessions + 1), asyncio.Barrier(sessions + 1)  # all connected; all done
     witnesses = [Witness() for _ in range(sessions)]
-    calls = asyncio.gather(*(one(url, frames, chunk_ms / 1000, seconds, n / sessions * len(frames) * chunk_ms / 1000, echo, echoes, witnesses[n], gates) for n in range(sessions)))
+    chunk_s = chunk_ms / 1000
+    calls = asyncio.gather(*(one(url, frames, chunk_s, seconds, n / sessions * len(frames) * chunk_s, echo, echoes, witnesses[n], gates)
+                             for n in range(sessions)))  # fmt: skip
     connected = asyncio.create_task(gates[0].wait())
     await asyncio.wait({calls, connected}, return_when=asyncio.FIRST_COMPLETED)
     if calls.done():  # one of them was refused

@@ -156,7 +156,8 @@ def hundred(ground: Ground, sessions: int, seconds: float) -> bool:
             ("  the same while nobody speaks", f"{silent_cpu:.2f} / {silent_floor:.2f} ms, {silent_cpu / silent_floor:.2f}x", ""),
             ("RSS from the first quarter on", f"{flat[0]:.0f} -> {flat[-1]:.0f} MB", "flat"),
             ("lost, doubled, reordered", f"{len(faults)} faults in {sum(utterances)} utterances, then {counts}", "0")]  # fmt: skip
-    report("soak-hundred", rows, {"echoes_p99": p(echoes, 99), "cpu": cpu, "bare": floor, "silence": [silent_cpu, silent_floor], "rss": memory, "faults": faults, "counts": counts, "utterances": utterances})
+    report("soak-hundred", rows, {"echoes_p99": p(echoes, 99), "cpu": cpu, "bare": floor, "silence": [silent_cpu, silent_floor], "rss": memory,
+                                    "faults": faults, "counts": counts, "utterances": utterances})  # fmt: skip
     return p(echoes, 99) <= 50 and cpu / floor <= 0.85 and not faults
 
 

@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed
 from apps.usage.limits import limiter
 from tests.e2e.client import Client
 
-HELLO = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n"  # fmt: skip
+HELLO = ("GET /v1/realtime HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,9 @@ def without_collector():
 def freed(d: Driver) -> list[bool]:
     """Of the session, its answers and its parts, once the driver and what it kept are gone."""
     session = d.session
-    watched = [weakref.ref(o) for o in (session, session.context, session.turns, session.floor, *session.responses(), *([session.last] if session.last else []))]
+    parts = (session, session.context, session.turns, session.floor, *session.responses(), *([session.last] if session.last else []))
+    watched = [weakref.ref(part) for part in parts]
+    del parts
     d.take(session.close("client", d.now))
     d.__dict__.clear()
     del session

@@ -50,7 +50,7 @@ class CompletionRequest:
     max_tokens: int = 512
     temperature: float = 0.0
     prefix: str = ""  # text of the answer already said; go on after it
-    # disabled: too long is an error; {retention_ratio, token_limits: {post_instructions}}: what is kept of the context (or of that limit) when it is full
+    # disabled: too long is an error; {retention_ratio, token_limits: {post_instructions}}: the share kept of the context, or of that limit, when full
     truncation: str | dict[str, Any] = "auto"
     reasoning: str = ""  # effort: none, minimal, low, medium, high, xhigh; "" = the model's own
 

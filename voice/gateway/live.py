@@ -460,8 +460,9 @@ class Live:
 
 
 _CARRY_OUT = {
-    fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.OpenJob: lambda live, effect: live._jobs.open(effect), fx.FeedJob: lambda live, effect: live._jobs.feed(effect), fx.CancelJob: lambda live, effect: live._jobs.cancel(effect),
-    fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.SaveItem: Live.do_save,
-    fx.RecordTurn: Live.do_turn, fx.Close: Live.do_close, fx.CountJob: lambda live, effect: live._jobs.count(effect), fx.EndTurnAfter: Live.do_end_after,
-    fx.EngineFault: lambda live, effect: live.health.failed(effect.job), fx.CallTool: Live.do_tool, fx.SaveTracing: Live.do_tracing,
+    fx.Send: Live.do_send, fx.SendAudio: Live.do_audio, fx.SaveItem: Live.do_save, fx.SaveTracing: Live.do_tracing, fx.RecordTurn: Live.do_turn,
+    fx.OpenJob: lambda live, effect: live._jobs.open(effect), fx.FeedJob: lambda live, effect: live._jobs.feed(effect),
+    fx.CancelJob: lambda live, effect: live._jobs.cancel(effect), fx.CountJob: lambda live, effect: live._jobs.count(effect),
+    fx.SetTimer: Live.do_set_timer, fx.ClearTimer: Live.do_clear_timer, fx.SetTurnDetection: Live.do_detection, fx.EndTurnAfter: Live.do_end_after,
+    fx.EngineFault: lambda live, effect: live.health.failed(effect.job), fx.CallTool: Live.do_tool, fx.Close: Live.do_close,
 }  # fmt: skip

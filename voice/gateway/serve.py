@@ -28,9 +28,11 @@ def main() -> None:
             await super().shutdown(sockets)
 
     voice = settings.VOICE
-    wanted = uvicorn.Config("config.asgi:gateway", host=options.host, port=options.port, ws="voice.gateway.socket:RealtimeProtocol", loop="uvloop", http="voice.gateway.socket:HandshakeProtocol",
+    wanted = uvicorn.Config("config.asgi:gateway", host=options.host, port=options.port, loop="uvloop",
+                ws="voice.gateway.socket:RealtimeProtocol", http="voice.gateway.socket:HandshakeProtocol",
                 ws_max_size=voice.MAX_FRAME_BYTES, ws_ping_interval=voice.PING_SECONDS, ws_ping_timeout=2 * voice.PING_SECONDS,
-                ws_per_message_deflate=voice.WEBSOCKET_COMPRESSION, timeout_graceful_shutdown=GRACE_S, access_log=False, log_config=None, server_header=False)  # fmt: skip
+                ws_per_message_deflate=voice.WEBSOCKET_COMPRESSION, timeout_graceful_shutdown=GRACE_S,
+                access_log=False, log_config=None, server_header=False)  # fmt: skip
     Server(wanted).run()
 
 
