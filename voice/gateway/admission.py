@@ -1,7 +1,7 @@
 """How many sessions this process takes: as many as it can give their quality, under a fixed ceiling; none while it drains.
 
 What callers notice is how late the event loop is (every frame waits that long), so that decides; `python -m bench --only admission` measures both together.
-On two cores shared with the workers and the callers, 100 sessions that stream made it 25 ms late (90th percentile; echo p50 7 ms, first word p95 270 ms) and
+On two cores shared with the workers and the callers, 100 sessions that speak at once made it 25 ms late (90th percentile; echo p50 7 ms, first word p95 270 ms) and
 125 made it 82 ms late (echo p50 77 ms, first word p95 825 ms): LATE_MS lies between. A burst of connections is no overload: they wait their turn,
 HANDSHAKES at a time, so that those who talk notice little. Sessions that come back (their gateway died, and all its callers are here at once) are taken for longer than new ones.
 """
