@@ -20,7 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from apps.apikeys.models import ApiKey
 from apps.apikeys.services import api_key_issue, api_key_revoke
 from apps.common.actors import SYSTEM
-from apps.tenants.context import in_public
+from apps.conversations.models import Item
+from apps.tenants.context import in_public, in_tenant
 from apps.tenants.services import tenant_suspend
 from tests.e2e.client import Client
 from voice.gateway.talk import TalkError, read_wav
@@ -152,6 +153,27 @@ async def test_a_client_that_never_reads_is_cut_and_the_others_go_on(stack, call
         assert (await other.answer())["status"] == "completed"
     writer.transport.abort()
     assert cut
+
+
+async def test_behind_small_events_of_a_client_whose_line_is_full_its_speech_is_heard(caller, dial):
+    async with dial() as client:
+        session_id = client.events[0]["session"]["id"]
+        await client.send("conversation.item.create", item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x" * 30000}]})
+        item_id = (await client.wait("conversation.item.done"))["item"]["id"]
+        client.socket.transport.pause_reading()
+        for _ in range(60):  # 1.8 MB that it does not take
+            await client.send("conversation.item.retrieve", item_id=item_id)
+        await client.speak("samples/question.wav")
+        until = time.monotonic() + 10
+        while not (heard := await in_tenant(caller[0], _items_kept, session_id) > 1) and time.monotonic() < until:
+            await asyncio.sleep(0.2)
+        client.socket.transport.resume_reading()
+        assert heard
+        assert (await client.answer())["status"] == "completed"
+
+
+def _items_kept(session_id: str) -> int:
+    return Item.objects.filter(session_id=session_id, role="user").count()
 
 
 async def test_fifty_times_real_time_is_taken_without_hurting_others(dial):

@@ -38,8 +38,8 @@ SMALL = 16 * 1024  # characters; a message up to here is taken whatever the limi
 LARGE = 4 * 1024  # a larger event has a turn of the event loop for itself
 SHORTEST_S = 0.005  # as long a piece of audio counts at least
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
-UNREAD_BYTES = 2**18  # with more than this unsent, no events other than audio are read: TCP holds a client back that does not read
-LOOK_S = 0.05
+UNREAD_BYTES = 2**18  # with more than this unsent a large event is the last one read: TCP holds a client back that does not read
+LOOK_S = 0.05  # and after a small one the next waits so long
 APPEND = "input_audio_buffer.append"
 config = settings.VOICE
 
@@ -124,7 +124,7 @@ class RealtimeConsumer:
         await asyncio.wait_for(patrol.enter(place), 8)
         try:
             return self.begin(principal, agent, handshake, place, dispatch, recorder)
-        except BaseException:
+        except Exception:
             await patrol.leave(place)
             raise
 
@@ -235,16 +235,19 @@ class RealtimeConsumer:
         self.live.receive(value)
         metrics.EVENTS_IN.labels(kind if isinstance(kind, str) and kind in CLIENT_EVENTS else "unknown").inc()
         metrics.EVENT_SECONDS.observe(time.perf_counter() - began)
-        await self.hold_up()
+        await self.hold_up(len(text))
 
-    async def hold_up(self) -> None:
+    async def hold_up(self, size: int) -> None:
         """A client that sends faster than its events can be kept, or does not read the answers, is not read for a while: TCP holds it back,
-        and one that never reads is cut after OUTPUT_STALL_SECONDS (outbox.py)."""
+        and one that never reads is cut after OUTPUT_STALL_SECONDS (outbox.py). Behind small events nobody waits for long: on a slow line they
+        stop the answer that fills it, and speech follows them."""
         if self.live.record.backlog > BACKLOG_BYTES:
             await self.live.recorder.flush(self.live.record)
         outbox = self.live.line.outbox
         while outbox is not None and outbox.unsent > UNREAD_BYTES:
             await asyncio.sleep(LOOK_S)
+            if size <= LARGE:
+                return
 
     def too_large(self, size: int) -> bool:
         """Larger than key or workspace may send: refused, and the connection stays."""

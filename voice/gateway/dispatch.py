@@ -44,6 +44,7 @@ class Dispatch:
             self._deliver(chunk)
 
     def _deliver(self, chunk: Chunk) -> None:
+        """Apart from `_route`, which waits for the next chunk and would keep the listener of the last one."""
         listener = self._listeners.get(chunk.job)
         if listener is not None:
             listener.on_chunk(chunk)

@@ -454,8 +454,9 @@ class Live:
         for task in [t for t in self._tasks if t.get_name() != "cancel"]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        patrol.drop(self.place)
-        if not moved:
+        if moved:
+            patrol.drop(self.place)
+        else:
             await patrol.leave(self.place)
 
 
