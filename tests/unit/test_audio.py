@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soxr
 
 from tests.infrastructure import ROOT
 from voice.audio.detector import Detector
 from voice.audio.endpointing import PAUSE_MS, SEMANTIC_LIMIT_MS
+from voice.audio.vad import HISTORY, WINDOW, _Call
 from voice.core.setters import SEMANTIC_VAD, SERVER_VAD
 from voice.gateway.talk import read_wav
 
@@ -92,3 +94,28 @@ def test_off_and_on_again():
     detector.configure(SERVER_VAD, reset=False)
     edges = list(detector.push(pcm))
     assert [e.kind for e in edges] == ["started", "paused", "stopped"] and edges[0].at_ms >= len(pcm) // 48 - 32
+
+
+def test_the_model_is_given_the_same_sound_at_16_khz():
+    """Against soxr: the same but for the edge of the band, 1 ms (16 samples) later."""
+    pcm = np.frombuffer(read_wav(ROOT / "samples" / "question.wav"), "<i2")
+    wanted, call, given = soxr.resample(pcm / 32768, 24000, 16000), _Call(1), []
+    held = np.concatenate((np.zeros(HISTORY, np.int16), pcm))
+    for at in range(0, len(pcm) - WINDOW + 1, WINDOW):
+        call.sounds[0] = held[at : at + HISTORY + WINDOW]
+        call.run()
+        given.append(call.rows[0, -512:].copy())
+    given = np.concatenate(given)[16:]
+    wanted = wanted[: len(given)]
+    assert ((given - wanted) ** 2).sum() < 0.001 * (wanted**2).sum()
+
+
+def test_speech_that_goes_on_is_looked_at_two_windows_at_a_time_and_its_end_at_once():
+    pcm = SECOND + read_wav(ROOT / "samples" / "question.wav") + SECOND
+    detector, calls = Detector(SERVER_VAD), []
+    chances = detector._vad.chances
+    detector._vad.chances = lambda held, count: calls.append(count) or chances(held, count)
+    for at in range(0, len(pcm), 768 * 2):
+        for edge in detector.push(pcm[at : at + 768 * 2]):
+            assert at // 48 + 32 - edge.decided_ms == 0
+    assert calls.count(2) > 15

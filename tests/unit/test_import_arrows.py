@@ -15,7 +15,7 @@ ENGINE_HEAVY = {"faster_whisper", "ctranslate2", "tokenizers", "jinja2", "vllm",
 # package -> (own prefixes it may import, third-party top-level names; None = any)
 VOICE = {
     "voice/core": (("voice.core",), set()),
-    "voice/audio": (("voice.audio", "voice.core.speech", "voice.core.g711"), {"numpy", "soxr", "onnxruntime", "av"}),
+    "voice/audio": (("voice.audio", "voice.core.speech", "voice.core.g711"), {"numpy", "onnxruntime", "av"}),
     "voice/bus": (("voice.bus", "voice.core"), {"redis", "msgspec"}),
     "voice/engines": (("voice.engines", "voice.audio"), {"numpy", "soxr"} | ENGINE_HEAVY),
     "voice/workers": (("voice.workers", "voice.core.jobs", "voice.bus", "voice.engines"), {"celery", "numpy", "soxr"}),

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import soxr
 
 from voice.audio.endpointing import Endpointer, Endpointing
-from voice.audio.vad import RATE_HZ, WINDOW, WINDOW_MS, Loudness, Vad
+from voice.audio.vad import HISTORY, RATE_HZ, WINDOW, WINDOW_MS, Loudness, Vad
 from voice.core.speech import SpeechEdge
 
-INPUT_HZ = 24000
-SCALE = np.float32(1 / 32768)
+TOGETHER = 2  # windows of speech that goes on are heard so many at a time: it costs less
 NO_EDGES: Sequence[SpeechEdge] = ()
 
 
@@ -30,7 +28,7 @@ class Detector:
     def skip_to(self, start: int) -> None:
         """The bytes before `start` were pushed to another detector."""
         self._bytes = start
-        self._base_ms = start * 1000 // 2 // INPUT_HZ
+        self._base_ms = start * 1000 // 2 // RATE_HZ
 
     def assume_speech(self) -> None:
         """Another detector found it already: somebody speaks where the next audio begins."""
@@ -46,9 +44,8 @@ class Detector:
         if self._endpointer is None or reset:
             self._endpointer = Endpointer(rule)
             self._vad.reset()
-            self._resampler = soxr.ResampleStream(INPUT_HZ, RATE_HZ, 1, dtype="int16", quality="LQ")
-            self._held, self._count = np.empty(2 * WINDOW, np.float32), 0  # samples that do not fill a window yet, and how many
-            self._base_ms, self._windows = self._bytes * 1000 // 2 // INPUT_HZ, 0
+            self._held, self._count = np.zeros(HISTORY + 4 * WINDOW, np.int16), 0  # what was before, samples not looked at yet; how many these are
+            self._base_ms, self._windows = self._bytes * 1000 // 2 // RATE_HZ, 0
         self._endpointer.rule = rule
 
     def end_after(self, silence_ms: int) -> None:
@@ -61,28 +58,33 @@ class Detector:
         self._bytes += len(pcm)
         if self._endpointer is None:
             return NO_EDGES
-        count = self._take(self._resampler.resample_chunk(np.frombuffer(pcm, "<i2")))
-        if not count:
+        count = self._take(np.frombuffer(pcm, "<i2"))
+        if not count or count < TOGETHER and self._endpointer.goes_on and self._vad.loud(self._held[HISTORY : HISTORY + WINDOW]):
             return NO_EDGES
-        windows = self._held[: count * WINDOW].reshape(count, WINDOW)
         edges: list[SpeechEdge] | None = None
         begin = self._base_ms + self._windows * WINDOW_MS
-        self._windows += count
-        for chance in self._vad.chances(windows):
+        for chance in self._vad.chances(self._held, count):
             change = self._endpointer.push(chance, begin, begin + WINDOW_MS)
             begin += WINDOW_MS
             if change is not None:
                 edges = edges or []
                 edges.append(SpeechEdge(change[0], change[1], begin))
-        rest = self._count - count * WINDOW
-        self._held[:rest], self._count = self._held[count * WINDOW : self._count], rest
+        self._drop(count)
         return edges or NO_EDGES
 
     def _take(self, samples: np.ndarray) -> int:
-        """int16 at 16 kHz to what is held, as float32. How many windows that makes."""
-        end = self._count + len(samples)
+        """Keep these, too. How many windows there are."""
+        begin = HISTORY + self._count
+        end = begin + len(samples)
         if end > len(self._held):
-            self._held = np.concatenate((self._held, np.empty(end, np.float32)))
-        np.multiply(samples, SCALE, out=self._held[self._count : end])
-        self._count = end
-        return end // WINDOW
+            self._held = np.concatenate((self._held, np.empty(end, np.int16)))
+        self._held[begin:end] = samples
+        self._count += len(samples)
+        return self._count // WINDOW
+
+    def _drop(self, count: int) -> None:
+        """These windows were looked at."""
+        used = count * WINDOW
+        rest = HISTORY + self._count - used
+        self._held[:rest] = self._held[used : used + rest]
+        self._windows, self._count = self._windows + count, self._count - used

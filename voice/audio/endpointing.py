@@ -44,6 +44,11 @@ class Endpointer:
         self._last_speech_ms = 0
         self._wait_ms: int | None = None
 
+    @property
+    def goes_on(self) -> bool:
+        """Somebody speaks, without a pause."""
+        return self._speaking and not self._paused
+
     def assume_speech(self, at_ms: int) -> None:
         """An utterance began there or before."""
         self._speaking, self._last_speech_ms = True, at_ms
