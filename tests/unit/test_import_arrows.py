@@ -16,7 +16,7 @@ ENGINE_HEAVY = {"faster_whisper", "ctranslate2", "tokenizers", "jinja2", "vllm",
 VOICE = {
     "voice/core": (("voice.core",), set()),
     "voice/audio": (("voice.audio", "voice.core.speech", "voice.core.g711"), {"numpy", "onnxruntime", "av"}),
-    "voice/bus": (("voice.bus", "voice.core"), {"redis", "msgspec"}),
+    "voice/bus": (("voice.bus", "voice.core"), {"redis", "hiredis", "msgspec"}),
     "voice/engines": (("voice.engines", "voice.audio"), {"numpy", "soxr"} | ENGINE_HEAVY),
     "voice/workers": (("voice.workers", "voice.core.jobs", "voice.bus", "voice.engines"), {"celery", "numpy", "soxr"}),
     "voice/gateway": (("voice.gateway", "voice.core", "voice.audio", "voice.bus", "apps.common"), None),

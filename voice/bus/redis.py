@@ -15,26 +15,27 @@ from typing import Any
 
 import msgspec
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialBackoff
 
-from voice.core.jobs import Chunk, Feed, Job
+from voice.bus.post import CONNECTION_ERRORS, Post
+from voice.core.jobs import Chunk, ChunkKind, Feed, Job
 
 log = logging.getLogger("voice.bus")
 
 Connect = Callable[..., Any]  # makes a client with these options: config.redis.connect or connect_async with its address
 CANCEL_CHANNEL = "voice:cancel"
+CHUNK, BEATS = b"c", b"b"  # names of what an entry of the stream of chunks holds
+READ_S = 4  # a read waits so long for chunks
 CHUNKS_MAXLEN = 20000
 EXPIRE_S = 20 * 60  # of the keys of a job
 FEED_MAXLEN = 4096
 HEARD_S = 150  # of the input of a job that was read to its end
 
+Beat = tuple[str, int, int]  # job, attempt, number of the last chunk
+
 _encoder = msgspec.msgpack.Encoder()
 _chunk = msgspec.msgpack.Decoder(Chunk)
 _feed = msgspec.msgpack.Decoder(Feed)
-
-CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, OSError)
+_beats = msgspec.msgpack.Decoder(list[Beat])
 
 
 class BusUnavailable(Exception):
@@ -61,13 +62,12 @@ class RedisGatewayBus:
     """The asyncio side, one per gateway process. `message(job dict, reply_to)` gives the Celery queue and the message for it."""
 
     def __init__(self, connect: Connect, gateway_id: str, message: Callable[[dict, str], tuple[str, bytes]]):
-        retry = AsyncRetry(ExponentialBackoff(cap=0.5, base=0.02), 3)
-        # a burst waits for a connection of the pool; a plain pool would raise
-        self._redis = connect(max_connections=8, timeout=5, socket_timeout=5, socket_connect_timeout=2, retry=retry)
-        self._reader = connect(socket_timeout=10, socket_connect_timeout=2, max_connections=2)
+        self._post = Post(connect, timeout_s=5, retries=3)
+        self._reader = Post(connect, timeout_s=READ_S + 6, retries=0)
+        self._redis = connect(max_connections=4, timeout=5, socket_timeout=5, socket_connect_timeout=2)
         self.stream = f"gw:{gateway_id}:chunks"
         self._message = message
-        self._last = "0"
+        self._last: str | bytes = "0"
         self.away = False  # Redis does not answer: what it has for us cannot be heard
 
     async def start(self) -> None:
@@ -79,14 +79,15 @@ class RedisGatewayBus:
         except CONNECTION_ERRORS:
             log.warning("bus: the chunk stream stays until it expires")
         await self._redis.aclose()
-        await self._reader.aclose()
+        await self._post.close()
+        await self._reader.close()
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Every chunk, in stream order. Goes on where it was after Redis was away."""
         delay = 0.05
         while True:
             try:
-                answer = await self._reader.xread({self.stream: self._last}, count=500, block=4000)
+                (answer,) = await self._reader.ask(("XREAD", "COUNT", 500, "BLOCK", READ_S * 1000, "STREAMS", self.stream, self._last))
                 delay, self.away = 0.05, False
             except CONNECTION_ERRORS as error:
                 self.away = True
@@ -94,38 +95,27 @@ class RedisGatewayBus:
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
                 continue
-            for _, rows in answer:
-                for entry_id, fields in rows:
-                    self._last = entry_id
-                    yield _chunk.decode(fields[b"c"])
+            for self._last, (name, value) in _rows(answer):
+                if name == CHUNK:
+                    yield _chunk.decode(value)
+                else:
+                    for beat in _beats.decode(value):
+                        yield Chunk(*beat, ChunkKind.BEAT)
 
     async def open(self, job: Job, feeds: tuple[Feed, ...] = ()) -> None:
         """Input first, then the task, in one round trip. Raises BusUnavailable."""
         queue, message = self._message(job.to_dict(), self.stream)
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                self._add_feeds(pipe, job, feeds)
-                pipe.lpush(queue, message)
-                await pipe.execute()
+            await self._post.ask(*_feeding(job, feeds), ("LPUSH", queue, message))
         except (*CONNECTION_ERRORS, redis.RedisError) as error:
             raise BusUnavailable(f"job {job.id} was not submitted: {error}") from error
 
     async def feed(self, job: Job, feed: Feed) -> None:
         """Raises BusUnavailable."""
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                self._add_feeds(pipe, job, (feed,))
-                await pipe.execute()
+            await self._post.ask(*_feeding(job, (feed,)))
         except (*CONNECTION_ERRORS, redis.RedisError) as error:
             raise BusUnavailable(f"job {job.id} was not fed: {error}") from error
-
-    @staticmethod
-    def _add_feeds(pipe, job: Job, feeds: tuple[Feed, ...]) -> None:
-        if feeds:
-            key = feed_key(job)
-            for feed in feeds:
-                pipe.xadd(key, {"f": _encoder.encode(feed)}, maxlen=FEED_MAXLEN, approximate=True)
-            pipe.expire(key, EXPIRE_S)
 
     async def kept(self, key: str) -> bytes | None:
         """Sound kept for all gateways. Raises the errors of CONNECTION_ERRORS, as `keep` does."""
@@ -136,15 +126,24 @@ class RedisGatewayBus:
 
     async def cancel(self, job: Job, reason: str) -> None:
         """Best effort: the session has dropped the job already, this only frees the worker."""
+        key = feed_key(job)
+        wake = ("XADD", key, "*", "x", reason)  # a worker that waits for input
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.publish(CANCEL_CHANNEL, job.id)
-                pipe.set(cancel_key(job), reason, ex=EXPIRE_S)
-                pipe.xadd(feed_key(job), {"x": reason})  # wakes a worker that waits for input
-                pipe.expire(feed_key(job), 60)
-                await pipe.execute()
+            await self._post.ask(("PUBLISH", CANCEL_CHANNEL, job.id), ("SET", cancel_key(job), reason, "EX", EXPIRE_S), wake, ("EXPIRE", key, 60))
         except (*CONNECTION_ERRORS, redis.RedisError) as error:
             log.warning("bus: cancel of %s not sent: %s", job.id, error)
+
+
+def _feeding(job: Job, feeds: tuple[Feed, ...]) -> list[tuple[Any, ...]]:
+    key = feed_key(job)
+    added = [("XADD", key, "MAXLEN", "~", FEED_MAXLEN, "*", "f", _encoder.encode(feed)) for feed in feeds]
+    return [*added, ("EXPIRE", key, EXPIRE_S)] if added else []
+
+
+def _rows(answer: Any) -> list[tuple[bytes, list[bytes]]]:
+    """(id, [name, value]) of the one stream of an XREAD; RESP2 and RESP3 wrap them differently."""
+    streams = answer.items() if isinstance(answer, dict) else answer or ()
+    return [row for _, rows in streams for row in rows]
 
 
 _CLAIM = """
@@ -179,7 +178,11 @@ class RedisWorkerBus:
         return bool(self._claim(keys=[lease_key(job), cancel_key(job)], args=arguments))
 
     def send(self, job: Job, reply_to: str, chunk: Chunk) -> None:
-        self._redis.xadd(reply_to, {"c": _encoder.encode(chunk)}, maxlen=CHUNKS_MAXLEN, approximate=True)
+        self._redis.xadd(reply_to, {CHUNK: _encoder.encode(chunk)}, maxlen=CHUNKS_MAXLEN, approximate=True)
+
+    def beat(self, reply_to: str, beats: list[Beat]) -> None:
+        """All that live, at once: fifty utterances at a time would be five hundred messages a second."""
+        self._redis.xadd(reply_to, {BEATS: _encoder.encode(beats)}, maxlen=CHUNKS_MAXLEN, approximate=True)
 
     def feeds(self, job: Job, timeout_s: float) -> Iterator[Feed]:
         """Feeds in order until one is `last`; ends early when the job is cancelled. Raises FeedTimeout."""

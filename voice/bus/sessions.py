@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 import redis
-import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from voice.bus.post import Post
 from voice.bus.redis import Connect, _feed
 from voice.core.jobs import Feed, Job
 
@@ -128,11 +128,13 @@ class SessionRecords:
 
     def __init__(self, connect: Connect):
         retry = Retry(ExponentialBackoff(cap=0.1, base=0.02), 1)
+        self._post = Post(connect, timeout_s=1.5)
         self._redis = connect(max_connections=8, timeout=1, socket_timeout=1.5, socket_connect_timeout=1, retry=retry)
         self._write, self._hold, self._drop = (self._redis.register_script(text) for text in (_WRITE, _HOLD, _DROP))
 
     async def close(self) -> None:
         await self._redis.aclose()
+        await self._post.close()
 
     async def ping(self) -> None:
         await self._redis.ping()
@@ -150,10 +152,7 @@ class SessionRecords:
     async def _scripts(self, script, calls) -> list[int]:
         for _ in range(2):
             try:
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    for keys, arguments in calls:
-                        pipe.evalsha(script.sha, len(keys), *keys, *arguments)
-                    return [int(a) for a in await pipe.execute()]
+                return await self._post.ask(*(("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls))
             except redis.exceptions.NoScriptError:  # Redis is a new one
                 await self._redis.script_load(script.script)
         raise redis.RedisError("scripts do not stay loaded")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import redis.asyncio
+import redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from voice.bus.post import Post
 from voice.bus.redis import Connect
 
 KEEP_S = 3600  # longer than a session can be resumed
@@ -47,6 +49,7 @@ class Tapes:
     """Raises the errors of CONNECTION_ERRORS and redis.RedisError."""
 
     def __init__(self, connect: Connect):
+        self._post = Post(connect, timeout_s=1.5)
         self._redis = connect(max_connections=4, timeout=1, socket_timeout=1.5, socket_connect_timeout=1, retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1))
         self._script = self._redis.register_script(_WRITE)
 
@@ -54,12 +57,7 @@ class Tapes:
         """WRITTEN or NOT_OURS for each, in one round trip."""
         for _ in range(2):
             try:
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    for piece in pieces:
-                        body = piece.start.to_bytes(8, "big") + piece.pcm if piece.pcm else b""
-                        keys = (f"{{{piece.session_id}}}:{name}" for name in ("owner", "state", "tape"))
-                        pipe.evalsha(self._script.sha, 3, *keys, piece.token, piece.heard, KEEP_S, int(piece.anew), body)
-                    return [int(a) for a in await pipe.execute()]
+                return await self._post.ask(*(("EVALSHA", self._script.sha, 3, *_arguments(piece)) for piece in pieces))
             except redis.exceptions.NoScriptError:  # Redis is a new one
                 await self._redis.script_load(self._script.script)
         raise redis.RedisError("scripts do not stay loaded")
@@ -73,3 +71,9 @@ class Tapes:
                 start, parts = begins, []
             parts.append(pcm)
         return start, b"".join(parts)
+
+
+def _arguments(piece: Piece) -> list[Any]:
+    body = piece.start.to_bytes(8, "big") + piece.pcm if piece.pcm else b""
+    keys = [f"{{{piece.session_id}}}:{name}" for name in ("owner", "state", "tape")]
+    return [*keys, piece.token, piece.heard, KEEP_S, int(piece.anew), body]

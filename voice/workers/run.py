@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voice.bus.redis import CONNECTION_ERRORS, FeedTimeout, RedisWorkerBus
+from voice.bus.redis import CONNECTION_ERRORS, Beat, FeedTimeout, RedisWorkerBus
 from voice.core.jobs import BEAT_MS, Chunk, ChunkKind, Job
 from voice.engines import EngineCache
 from voice.engines.base import EngineError
@@ -45,11 +45,13 @@ class Lease:
             self.said_at = time.monotonic()
             self.bus.send(self.job, self.reply_to, replace(chunk, job=self.job.id, attempt=self.job.attempt, seq=self.seq))
 
-    def beat(self, now: float) -> None:
+    def beat(self, now: float) -> Beat | None:
+        """What there is to say of it when it has said nothing for a while: up to that number it has been sent."""
         with self.lock:
-            if self.seq >= 0 and now - self.said_at >= BEAT_MS / 1000:
-                self.said_at = now
-                self.bus.send(self.job, self.reply_to, Chunk(self.job.id, self.job.attempt, self.seq, ChunkKind.BEAT))
+            if self.seq < 0 or now - self.said_at < BEAT_MS / 1000:
+                return None
+            self.said_at = now
+            return self.job.id, self.job.attempt, self.seq
 
 
 def piece(kind: ChunkKind, **fields: Any) -> Chunk:
@@ -128,8 +130,7 @@ class Runner:
         while not self._stop.wait(BEAT_MS / 1000 / 2):
             now = time.monotonic()
             try:
-                for lease in list(self._active.values()):
-                    lease.beat(now)
+                self._beat(now)
                 if now >= next_report:
                     next_report = now + 1.0
                     for stage in self._stages:
@@ -138,6 +139,14 @@ class Runner:
                     self._listen_for_work(now)
             except CONNECTION_ERRORS as error:
                 log.warning("beats: redis is away (%s)", error)
+
+    def _beat(self, now: float) -> None:
+        due: dict[str, list[Beat]] = {}
+        for lease in list(self._active.values()):
+            if beat := lease.beat(now):
+                due.setdefault(lease.reply_to, []).append(beat)
+        for reply_to, beats in due.items():
+            self.bus.beat(reply_to, beats)
 
     def _listen_for_work(self, now: float) -> None:
         """Celery's consumer was seen to stay deaf for good after Redis had been restarted under load (celery 5.6, kombu's Redis transport)."""
