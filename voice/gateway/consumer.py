@@ -30,6 +30,7 @@ from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
 from voice.gateway.recorder import BACKLOG_BYTES, shared_recorder
 from voice.gateway.sound import PCM
+from voice.gateway.turnstile import Turnstile
 
 log = logging.getLogger("voice.gateway")
 
@@ -53,13 +54,8 @@ class _Append(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Append)
-_turnstile = asyncio.Lock()
-
-
-async def _turn_of_the_loop() -> None:
-    """Large events of all sessions go one at a time, so that those who talk are not held up by fifty others who paste."""
-    async with _turnstile:
-        await asyncio.sleep(0)
+_ears = Turnstile(8)  # frames of audio
+_readers = Turnstile(1)  # large events: those who talk are not held up by fifty others who paste
 
 
 class Closing(Exception):
@@ -221,7 +217,7 @@ class RealtimeConsumer:
         if event is not None and event.type == APPEND and event.audio is not None:
             return await self.append(event)
         if len(text) > LARGE:
-            await _turn_of_the_loop()
+            await _readers.wait()
         began = time.perf_counter()
         try:
             value = orjson.loads(text)
@@ -265,6 +261,8 @@ class RealtimeConsumer:
 
     async def append(self, event: _Append) -> None:
         """The hot path: audio into the session."""
+        if not _ears.free():
+            await _ears.wait()
         try:
             pcm = pybase64.b64decode(event.audio, validate=True)
         except ValueError:

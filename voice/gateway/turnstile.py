@@ -1,0 +1,45 @@
+"""So many a turn of the event loop, the others in their order: turns stay short, and what has to take several of them (a round trip to Redis takes seven)
+is not held up behind a hundred frames of sound that came at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Turnstile:
+    def __init__(self, count: int):
+        self._count = self._left = count
+        self._waiting: deque[asyncio.Future] = deque()  # one a connection at most
+        self._turning = False
+
+    def free(self) -> bool:
+        """Pass at once, if nobody waits and this turn has not had its share."""
+        if not self._left or self._waiting:
+            return False
+        self._left -= 1
+        self._turn_soon()
+        return True
+
+    async def wait(self) -> None:
+        """Pass after those who came before."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._turn_soon()
+        await turn
+
+    def _turn_soon(self) -> None:
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turning, self._left = False, self._count
+        while self._left and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # it may have been cancelled
+                turn.set_result(None)
+                self._left -= 1
+        if self._left < self._count:
+            self._turn_soon()
