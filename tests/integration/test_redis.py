@@ -89,6 +89,19 @@ def test_state_of_sessions_and_jobs_does_not_outlive_its_use(stack, client):
     assert all(client.ttl(key) > 0 for key in keys), [k for k in keys if client.ttl(k) <= 0]
 
 
+async def test_the_sound_of_an_utterance_goes_once_its_text_is_known(stack, client):
+    _, secret = await sync_to_async(stack.new_tenant, thread_sensitive=False)("sound")
+    async with await Client.connect(stack.realtime, secret) as socket:
+        await socket.speak("samples/question.wav")
+        session_id = socket.events[0]["session"]["id"]
+        assert (await socket.answer(30))["status"] == "completed"
+        until, left = time.monotonic() + 5, [b""]
+        while left and time.monotonic() < until:
+            left = [key for key in client.scan_iter(f"*{session_id}*:in:*", count=1000) if client.ttl(key) > 60]  # those of cancelled jobs go within 60 s
+            await asyncio.sleep(0.1)
+        assert not left
+
+
 # Heartbeats
 
 

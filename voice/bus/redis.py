@@ -46,8 +46,12 @@ class FeedTimeout(Exception):
     """No input for a job within its deadline: the session is gone."""
 
 
+def input_key(session_id: str, job_id: str, attempt: int) -> str:
+    return f"{{{session_id}}}:{job_id}:in:{attempt}"
+
+
 def feed_key(job: Job) -> str:
-    return f"{{{job.session}}}:{job.id}:in:{job.attempt}"
+    return input_key(job.session, job.id, job.attempt)
 
 
 def lease_key(job: Job) -> str:

@@ -32,8 +32,8 @@ OK, FENCED, LOST = 1, 0, -1  # what a write answers: done, somebody else holds t
 _EXPIRE = """
 local function alive(ttl) for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ttl) end end
 """
-# KEYS: owner, state, ring, journal. ARGV: token, mode, ver, ttl, keep, jdone, frames…, fields and values…, fields to drop…, journal entries…, each
-# list behind its length. mode "seed" writes everything anew.
+# KEYS: owner, state, ring, journal. ARGV: token, mode, ver, ttl, keep, jdone, frames…, fields and values…, fields to drop…, journal entries…, keys of the
+# session that are not needed any more…, each list behind its length. mode "seed" writes everything anew.
 _WRITE = _EXPIRE + """
 local owner = redis.call('GET', KEYS[1])
 local ver = tonumber(redis.call('HGET', KEYS[2], 'ver') or '-1')
@@ -57,6 +57,7 @@ redis.call('LTRIM', KEYS[3], -tonumber(ARGV[5]), -1)
 each(2, function(i) redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end)
 each(1, function(i) redis.call('HDEL', KEYS[2], ARGV[i]) end)
 each(1, function(i) redis.call('RPUSH', KEYS[4], ARGV[i]) end)
+each(1, function(i) redis.call('UNLINK', ARGV[i]) end)
 local done = tonumber(ARGV[6])
 local base = tonumber(redis.call('HGET', KEYS[2], 'jbase') or '0')
 if done > base then
@@ -96,6 +97,7 @@ class Batch:
     fields: dict[str, Any] = field(default_factory=dict)
     drop: Sequence[str] = ()
     journal: Sequence[bytes] = ()
+    spent: Sequence[str] = ()  # keys with the session's hash tag that its state, with this, does not need any more
     seed: bool = False
     until: float = 0.0  # with `seed`: until when it can be resumed if we are not heard of again
 
@@ -226,4 +228,4 @@ class SessionRecords:
 def _arguments(batch: Batch) -> list[Any]:
     pairs = [part for name, value in batch.fields.items() for part in (name, value)]
     return [batch.token, "seed" if batch.seed else "write", batch.ver, KEEP_S, batch.keep, batch.jdone, len(batch.frames), *batch.frames, len(pairs), *pairs,
-            len(batch.drop), *batch.drop, len(batch.journal), *batch.journal]  # fmt: skip
+            len(batch.drop), *batch.drop, len(batch.journal), *batch.journal, len(batch.spent), *batch.spent]  # fmt: skip

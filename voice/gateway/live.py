@@ -17,6 +17,7 @@ import pybase64
 from django.conf import settings
 
 from apps.common.errors import RateLimited
+from voice.bus.redis import input_key
 from voice.core import beta
 from voice.core import effects as fx
 from voice.core.errors import ProtocolError
@@ -250,7 +251,9 @@ class Live:
         try:
             self.health.judge(chunk)
             self.perform(self.session.engine(chunk, clock.now()))
-            if chunk.kind not in QUIET:
+            if chunk.kind is ChunkKind.DONE:
+                self.record.spent(input_key(self.id, chunk.job, chunk.attempt))
+            elif chunk.kind not in QUIET:
                 self.record.changed()
         except Exception:  # one session's fault must not stop the routing of all
             log.exception("chunk of %s", chunk.job)

@@ -88,6 +88,7 @@ class Record:
         self._journal: dict[int, tuple[str, dict]] = {}  # made and not yet in PostgreSQL
         self._unwritten: list[int] = []  # of the journal: not yet in Redis
         self._items: set[str] = set()
+        self._spent: list[str] = []
         self._params: set[str] = set()  # jobs whose parameters are kept
         self._dirty = self._progress = False
         self._sizes: deque[int] = deque()
@@ -124,6 +125,12 @@ class Record:
         self._dirty = True
         self._items.update(items)
         self._recorder.soon(self)
+
+    def spent(self, key: str) -> None:
+        """This key of the session goes with the next state, which does not need it: two megabytes a second of a hundred callers' sound, which Redis would
+        hold for minutes and copy each time it tidies its log."""
+        self._spent.append(key)
+        self.changed()
 
     def moved(self) -> None:
         """Only more sound was sent."""
@@ -206,6 +213,7 @@ class Record:
         fields, drop = self._fields()
         journal = [orjson.dumps([n, *self._journal[n]]) for n in self._unwritten if n in self._journal]
         frames, self._frames, self._unwritten = self._frames, [], []
+        spent, self._spent = self._spent, []
         for frame in frames:
             self._sizes.append(len(frame))
             self._size += len(frame)
@@ -213,7 +221,7 @@ class Record:
             self._size -= self._sizes.popleft()
         self.seq += len(frames)
         fields["seq"] = self.seq
-        batch = Batch(self.session_id, self.token, self.ver, max(1, len(self._sizes)), self.paid, frames, fields, drop, journal, self.seed,
+        batch = Batch(self.session_id, self.token, self.ver, max(1, len(self._sizes)), self.paid, frames, fields, drop, journal, spent, self.seed,
                       clock.now() + self.about["window_s"] + GRACE_S)  # fmt: skip
         self._waiting = (batch, self.owed)
         return batch
