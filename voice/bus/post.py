@@ -49,6 +49,9 @@ class Post:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        for _, asked in self._waiting:
+            asked.cancel()
+        self._waiting.clear()
         await self._hang_up()
         await self._client.aclose()
 
