@@ -5,7 +5,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db.models import Subquery
 
 from apps.agents.models import Agent
 from apps.common.errors import NotFound
@@ -41,11 +40,13 @@ MODEL_ALIASES = ("gpt-realtime", "gpt-realtime-2.1", "gpt-realtime-mini", "gpt-4
                  "gpt-realtime-whisper", "gpt-transcribe", "gpt-live-transcribe", "tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o", "gpt-4o-mini")  # fmt: skip
 
 
-def agent_for_session(*, assistant: str | None = None, version: str = "") -> AgentConfig:
-    """The named agent (its published version, or the published one with this number) or the tenant's default. Raises NotFound."""
-    workspace = Tenant.objects.filter(pk=current().tenant_id)
-    rows = Agent.objects.filter(deleted_at=None).exclude(published=None).select_related("published").annotate(
-        fallbacks=Subquery(workspace.values("fallbacks")), tool_hosts=Subquery(workspace.values("tool_hosts")))  # fmt: skip
+def agent_for_session(*, assistant: str | None = None, version: str = "", workspace: Tenant | None = None) -> AgentConfig:
+    """The named agent (its published version, or the published one with this number) or the tenant's default. Raises NotFound.
+
+    `workspace`: the row of the bound tenant, where it is at hand.
+    """
+    workspace = workspace or Tenant.objects.get(pk=current().tenant_id)
+    rows = Agent.objects.filter(deleted_at=None).exclude(published=None).select_related("published")
     agent = (rows.filter(pk=assistant) if assistant else rows.order_by("-is_default", "created_at")).first()
     if agent is None:
         raise NotFound(f"no published agent {assistant!r}" if assistant else "this workspace has no published agent; create one", param="assistant")
@@ -61,8 +62,8 @@ def agent_for_session(*, assistant: str | None = None, version: str = "") -> Age
         return settings.VOICE_ENGINES[stage]
 
     stt, llm, tts = pick("stt"), pick("llm"), pick("tts")
-    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools, agent.tool_hosts), v.limits,
-                       {**settings.VOICE_FALLBACKS, **by_stage(agent.fallbacks), **by_stage(v.fallbacks)})  # fmt: skip
+    return AgentConfig(agent.id, v.number, v.instructions, v.voice, v.language, v.greeting, *stt, *llm, *tts, v.turn_detection, _callable(v.tools, workspace.tool_hosts), v.limits,
+                       {**settings.VOICE_FALLBACKS, **by_stage(workspace.fallbacks), **by_stage(v.fallbacks)})  # fmt: skip
 
 
 def _callable(tools: list[dict[str, Any]], hosts: list[str]) -> list[dict[str, Any]]:

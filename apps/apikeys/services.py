@@ -186,20 +186,32 @@ def _key(secret: str) -> ApiKey:
     return key
 
 
-def api_key_authenticate(*, secret: str | None, even_expired: bool = False) -> Principal:
-    """A tenant's key or client secret. Raises MissingApiKey, InvalidApiKey (unknown, revoked, expired), AccountDeactivated.
+def holder_of(*, secret: str | None, even_expired: bool = False) -> ApiKey | ClientSecret:
+    """The row of a tenant's key or client secret, its tenant read with it. Raises MissingApiKey, InvalidApiKey (unknown, revoked, expired), AccountDeactivated.
 
     `even_expired`: a client secret may be past its time, for going on with the session it opened.
     """
     if not secret:
         raise MissingApiKey("No API key: send `Authorization: Bearer vv_…`.")
-    if secret.startswith("ek_"):
-        return _client_secret(secret, even_expired)
-    if not secret.startswith("vv_"):
+    if not secret.startswith(("vv_", "ek_")):
         raise InvalidApiKey(REFUSED)
-    key = _key(secret)
-    _check_active(key.tenant)
-    return Principal(_bound(key.tenant), key.id, frozenset(key.scopes), tuple(key.allowed_origins or key.tenant.allowed_origins))
+    found = _key(secret) if secret.startswith("vv_") else _client_secret(secret, even_expired)
+    if found.tenant.status != Tenant.Status.ACTIVE:
+        raise AccountDeactivated(f"This workspace is {found.tenant.status}; ask its owner.")
+    return found
+
+
+def principal_of(holder: ApiKey | ClientSecret) -> Principal:
+    tenant = Bound(holder.tenant.id, holder.tenant.schema_name, holder.tenant.slug)
+    if isinstance(holder, ApiKey):
+        return Principal(tenant, holder.id, frozenset(holder.scopes), tuple(holder.allowed_origins or holder.tenant.allowed_origins))
+    origins = tuple((holder.key.allowed_origins if holder.key else ()) or holder.tenant.allowed_origins)
+    return Principal(tenant, holder.key_id or holder.id, frozenset({"realtime:connect"}), origins, holder.session, ephemeral=True)
+
+
+def api_key_authenticate(*, secret: str | None) -> Principal:
+    """Who holds it. Raises the errors of `holder_of`."""
+    return principal_of(holder_of(secret=secret))
 
 
 def operator_authenticate(*, secret: str | None) -> Actor:
@@ -210,15 +222,6 @@ def operator_authenticate(*, secret: str | None) -> Actor:
         raise InvalidApiKey(REFUSED)
     key = _key(secret)
     return Actor(key.id, PERMISSIONS, key_id=key.id, name=key.name)
-
-
-def _check_active(tenant: Tenant) -> None:
-    if tenant.status != Tenant.Status.ACTIVE:
-        raise AccountDeactivated(f"This workspace is {tenant.status}; ask its owner.")
-
-
-def _bound(tenant: Tenant) -> Bound:
-    return Bound(tenant.id, tenant.schema_name, tenant.slug)
 
 
 def check_origin(principal: Principal, header: str | None, installation: list[str]) -> None:
@@ -245,15 +248,13 @@ def client_secret_mint(*, principal: Principal, session: dict[str, Any], seconds
     return row, secret
 
 
-def _client_secret(secret: str, even_expired: bool = False) -> Principal:
+def _client_secret(secret: str, even_expired: bool) -> ClientSecret:
     row = ClientSecret.objects.select_related("key", "tenant").filter(digest=digest_of(secret)).first() if well_formed(secret) else None
     if row is None or row.key is not None and not row.key.usable:
         raise InvalidApiKey(REFUSED)
     if row.expires_at <= timezone.now() and not even_expired:
         raise EphemeralKeyExpired("This client secret has expired; ask your server for a new one.")
-    _check_active(row.tenant)
-    origins = tuple((row.key.allowed_origins if row.key else ()) or row.tenant.allowed_origins)
-    return Principal(_bound(row.tenant), row.key_id or row.id, frozenset({"realtime:connect"}), origins, row.session, ephemeral=True)
+    return row
 
 
 def purge() -> int:

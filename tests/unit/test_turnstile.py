@@ -1,10 +1,10 @@
-"""So many a turn of the loop, in their order."""
+"""So many a turn of the loop, or a second, in their order."""
 
 from __future__ import annotations
 
 import asyncio
 
-from voice.gateway.turnstile import Turnstile
+from voice.gateway.turnstile import Sluice, Turnstile
 
 
 async def turns_of(stile: Turnstile, names: list[str]) -> list[list[str]]:
@@ -40,3 +40,26 @@ async def test_who_gives_up_waiting_holds_up_nobody():
     await asyncio.wait_for(last, 1)
     await asyncio.sleep(0)
     assert stile.free()
+
+
+async def test_what_comes_at_once_is_let_in_by_its_size_and_in_its_order():
+    sluice, passed = Sluice(bytes_per_s=1e6, longest_s=0.1), []
+    loop = asyncio.get_running_loop()
+
+    async def come(number: int, size: int) -> None:
+        await sluice.wait(size)
+        passed.append((number, loop.time()))
+
+    await asyncio.wait_for(asyncio.gather(*(come(n, 10_000) for n in range(5)), come(5, 10**9), come(6, 1)), 5)
+    assert [n for n, _ in passed] == list(range(7))
+    gaps = [b - a for (_, a), (_, b) in zip(passed, passed[1:], strict=False)]
+    assert min(gaps[:5]) >= 0.0095 and gaps[5] >= 0.095  # and however large one is, the next waits longest_s at most
+
+
+async def test_who_leaves_the_sluice_holds_up_nobody():
+    sluice = Sluice(bytes_per_s=1e6, longest_s=0.1)
+    await sluice.wait(50_000)
+    gone, last = asyncio.create_task(sluice.wait(10**9)), asyncio.create_task(sluice.wait(1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait_for(last, 1)

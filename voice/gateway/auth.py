@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from apps.agents.selectors import MODEL_ALIASES, AgentConfig, agent_for_session
-from apps.apikeys.models import ApiKey
-from apps.apikeys.services import Principal, api_key_authenticate, check_origin, client_secret_mint
+from apps.apikeys.models import ApiKey, ClientSecret
+from apps.apikeys.services import Principal, check_origin, client_secret_mint, holder_of, principal_of
 from apps.common.actors import Origin, coming_from
 from apps.common.addresses import caller_address
 from apps.common.errors import BadRequest, InsufficientScope, NotFound
@@ -74,29 +74,25 @@ async def admit(handshake: Handshake, allowed_origins: list[str], *, resuming: b
 
 def _look_up(handshake: Handshake, allowed_origins: list[str], resuming: bool) -> Admitted:
     with coming_from(Origin(handshake.ip)):
-        principal = _who(handshake, resuming)
+        holder, user_id = _who(handshake, resuming)
+    principal, tenant = replace(principal_of(holder), user_id=user_id), holder.tenant
     if SCOPE not in principal.scopes:
         raise InsufficientScope(f"This key lacks the scope {SCOPE}.")
     check_origin(principal, handshake.origin, allowed_origins)
-    key = ApiKey.objects.select_related("tenant").filter(pk=principal.key_id, tenant=principal.tenant.tenant_id).first()
-    tenant = key.tenant if key else Tenant.objects.get(pk=principal.tenant.tenant_id)
-    levels = levels_of(tenant, key)
-    prompt = principal.session.get("prompt") or {}
+    levels = levels_of(tenant, holder if isinstance(holder, ApiKey) else holder.key)
     with bound(principal.tenant):
         if tenant.capped:
             check_open()
-        if resuming:
-            return principal, None, levels, tenant.capped
-        agent = agent_for_session(assistant=handshake.query.get("assistant") or prompt.get("id"), version=str(prompt.get("version") or ""))
-        return principal, _by_model(handshake, agent), levels, tenant.capped
+        return principal, None if resuming else _agent(handshake, principal, tenant), levels, tenant.capped
 
 
-def _who(handshake: Handshake, resuming: bool) -> Principal:
+def _who(handshake: Handshake, resuming: bool) -> tuple[ApiKey | ClientSecret, str]:
+    """Whose it is, and the user where it is a member."""
     secret = handshake.secret
-    return _member(handshake) if secret and secret.count(".") == 2 else api_key_authenticate(secret=secret, even_expired=resuming)
+    return _member(handshake) if secret and secret.count(".") == 2 else (holder_of(secret=secret, even_expired=resuming), "")
 
 
-def _member(handshake: Handshake) -> Principal:
+def _member(handshake: Handshake) -> tuple[ClientSecret, str]:
     """Somebody signed in at an OpenID provider that is set up here: a client secret is made for the connection, as the playground has one.
 
     Raises InvalidApiKey, BadRequest (several workspaces, none named), NotFound, InsufficientScope, AccountDeactivated.
@@ -113,17 +109,20 @@ def _member(handshake: Handshake) -> Principal:
     tenant = found.tenant
     owner = Principal(Bound(tenant.id, tenant.schema_name, tenant.slug), "", frozenset({SCOPE}))
     _, secret = client_secret_mint(principal=owner, session={}, seconds=MEMBER_S, user_id=user.id)
-    return replace(api_key_authenticate(secret=secret), user_id=user.id)
+    return holder_of(secret=secret), user.id
 
 
-def _by_model(handshake: Handshake, agent: AgentConfig) -> AgentConfig:
-    """The agent that `model` names by its id. Other names are the default's (protocol rule 21). Raises NotFound model_not_found with ?strict=1."""
-    model = handshake.query.get("model", "")
+def _agent(handshake: Handshake, principal: Principal, tenant: Tenant) -> AgentConfig:
+    """The agent asked for, by `assistant`, by the client secret's prompt, or by its id as `model`; else the default: other models are its (protocol rule 21).
+
+    Raises NotFound, with ?strict=1 model_not_found, too."""
+    prompt, model = principal.session.get("prompt") or {}, handshake.query.get("model", "")
     if model.startswith("agt_") and not handshake.query.get("assistant"):
         try:
-            return agent_for_session(assistant=model)
+            return agent_for_session(assistant=model, workspace=tenant)
         except NotFound:
             pass
+    agent = agent_for_session(assistant=handshake.query.get("assistant") or prompt.get("id"), version=str(prompt.get("version") or ""), workspace=tenant)
     if handshake.strict and model not in ("", "default", agent.agent_id, *MODEL_ALIASES):
         error = NotFound(f"The model '{model[:80]}' does not exist; GET /v1/models lists them.", param="model")
         error.code = "model_not_found"

@@ -30,13 +30,14 @@ from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
 from voice.gateway.recorder import BACKLOG_BYTES, shared_recorder
 from voice.gateway.sound import PCM
-from voice.gateway.turnstile import Turnstile
+from voice.gateway.turnstile import Sluice, Turnstile
 
 log = logging.getLogger("voice.gateway")
 
 SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
 SMALL = 16 * 1024  # characters; a message up to here is taken whatever the limit
-LARGE = 4 * 1024  # a larger event has a turn of the event loop for itself
+LARGE = 4 * 1024  # larger events are taken one at a time, and of all connections together
+LARGE_BYTES_PER_S, LARGE_PAUSE_S = 1e6, 0.1  # so much of them a second: one of 30 KB costs this process 2 to 4 ms of CPU, most of it to keep it
 SHORTEST_S = 0.005  # as long a piece of audio counts at least
 BURST_S, FASTEST = 120.0, 20.0  # audio may come this far ahead of the clock, then at most this many times real time
 UNREAD_BYTES = 2**18  # with more than this unsent a large event is the last one read: TCP holds a client back that does not read
@@ -55,7 +56,7 @@ class _Append(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Append)
 _ears = Turnstile(8)  # frames of audio
-_readers = Turnstile(1)  # large events: those who talk are not held up by fifty others who paste
+_readers = Sluice(LARGE_BYTES_PER_S, LARGE_PAUSE_S)  # large events: those who talk are not held up by fifty others who paste
 
 
 class Closing(Exception):
@@ -217,7 +218,7 @@ class RealtimeConsumer:
         if event is not None and event.type == APPEND and event.audio is not None:
             return await self.append(event)
         if len(text) > LARGE:
-            await _readers.wait()
+            await _readers.wait(len(text))
         began = time.perf_counter()
         try:
             value = orjson.loads(text)

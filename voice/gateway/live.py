@@ -48,9 +48,15 @@ QUIET = (ChunkKind.AUDIO, ChunkKind.TEXT, ChunkKind.BEAT)  # chunks whose effect
 config = settings.VOICE
 
 
+_random: list[str] = []
+
+
 def make_id(prefix: str) -> str:
-    """Ids inside a session: 80 random bits, short enough for call ids (at most 32 characters)."""
-    return f"{prefix}_{secrets.token_hex(10)}"
+    """Ids inside a session: 80 random bits, short enough for call ids (at most 32 characters). Asking the kernel gives way to other threads: once for many."""
+    if not _random:
+        many = secrets.token_hex(10 * 256)
+        _random.extend(many[at : at + 20] for at in range(0, len(many), 20))
+    return f"{prefix}_{_random.pop()}"
 
 
 class Connection(Protocol):

@@ -1,6 +1,4 @@
-"""So many a turn of the event loop, the others in their order: turns stay short, and what has to take several of them (a round trip to Redis takes seven)
-is not held up behind a hundred frames of sound that came at once.
-"""
+"""How much of what clients send is taken at a time, so that turns of the event loop stay short for the others."""
 
 from __future__ import annotations
 
@@ -9,6 +7,9 @@ from collections import deque
 
 
 class Turnstile:
+    """So many a turn of the event loop, the others in their order: what has to take several turns (a round trip to Redis takes seven) is not held up
+    behind a hundred frames of sound that came at once."""
+
     def __init__(self, count: int):
         self._count = self._left = count
         self._waiting: deque[asyncio.Future] = deque()  # one a connection at most
@@ -43,3 +44,18 @@ class Turnstile:
                 self._left -= 1
         if self._left < self._count:
             self._turn_soon()
+
+
+class Sluice:
+    """One at a time in their order, and after each a pause for its size: fifty who paste at once take a share of the process, not all of it."""
+
+    def __init__(self, bytes_per_s: float, longest_s: float):
+        self._bytes_per_s, self._longest_s = bytes_per_s, longest_s
+        self._lock = asyncio.Lock()  # whose askers come in their order
+        self._opens_at = 0.0
+
+    async def wait(self, size: int) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            await asyncio.sleep(max(0.0, self._opens_at - loop.time()))
+            self._opens_at = loop.time() + min(self._longest_s, size / self._bytes_per_s)
