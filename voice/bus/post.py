@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import redis
@@ -32,21 +33,30 @@ class Post:
         self._timeout_s, self._retries = timeout_s, retries
         self._connection: Any = None
         self._waiting: deque[tuple[list[bytes], asyncio.Future]] = deque()  # one an asker, who waits for it: no longer than there are tasks
+        self._under_way = self._closed = False
         self._task: asyncio.Task | None = None
 
     async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies in order. Raises the errors of CONNECTION_ERRORS; redis.ResponseError when Redis refuses one of them (the others are done)."""
-        asked = asyncio.get_running_loop().create_future()
-        self._waiting.append(([pack_command(command) for command in commands], asked))
-        if self._task is None:
-            self._task = asyncio.create_task(self._carry(), name="post")
-        replies = await asked
+        packed = [pack_command(command) for command in commands]
+        if self._under_way:
+            asked = asyncio.get_running_loop().create_future()
+            self._waiting.append((packed, asked))
+            replies = await asked
+        else:  # it goes there itself: two turns of the event loop less
+            self._under_way = True
+            try:
+                replies = await self._trip(packed)
+            finally:
+                self._go_on()
         for reply in replies:
             if isinstance(reply, redis.ResponseError):
                 raise reply
         return replies
 
     async def close(self) -> None:
+        """Who waits is cancelled."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
         for _, asked in self._waiting:
@@ -55,13 +65,19 @@ class Post:
         await self._hang_up()
         await self._client.aclose()
 
+    def _go_on(self) -> None:
+        """With those who came meanwhile."""
+        self._under_way = bool(self._waiting)
+        if self._under_way:
+            self._task = asyncio.create_task(self._carry(), name="post")
+
     async def _carry(self) -> None:
         try:
             while self._waiting:
                 taken = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
                 await self._carry_these(taken)
         finally:
-            self._task = None
+            self._task, self._under_way = None, False
 
     async def _carry_these(self, taken: list[tuple[list[bytes], asyncio.Future]]) -> None:
         try:
@@ -82,19 +98,20 @@ class Post:
             at += len(commands)
 
     async def _trip(self, packed: list[bytes]) -> list[Any]:
-        for failures in range(1, self._retries + 2):
+        for failures in count(1):
+            if self._closed:
+                raise asyncio.CancelledError
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await self._there_and_back(packed)
             except CONNECTION_ERRORS:
                 await self._hang_up()
-                if failures > self._retries:
+                if failures > self._retries and not self._closed:
                     raise
             except BaseException:  # what was asked for is still on its way
                 await self._hang_up()
                 raise
             await asyncio.sleep(_backoff.compute(failures))
-        raise AssertionError("unreachable")
 
     async def _there_and_back(self, packed: list[bytes]) -> list[Any]:
         if self._connection is None:

@@ -25,6 +25,11 @@ class InputAudio:
         return len(self._bytes) // BYTES_PER_MS
 
     @property
+    def room(self) -> int:
+        """Bytes that it takes yet."""
+        return self._max_bytes - len(self._bytes)
+
+    @property
     def start(self) -> int:
         """Bytes since the session's start; the audio before them is not here any more."""
         return self._start

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from voice.core.settings import SessionConfig, turn_taking
 from voice.gateway import auth, metrics, pace, prompts, resume
 from voice.gateway.admission import admission
 from voice.gateway.dispatch import shared
+from voice.gateway.intake import PIECE_BYTES, Intake
 from voice.gateway.limits import Place, patrol, window_of
 from voice.gateway.live import Live, make_id
 from voice.gateway.meter import BYTES_PER_S
@@ -30,11 +32,10 @@ from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox
 from voice.gateway.recorder import BACKLOG_BYTES, shared_recorder
 from voice.gateway.sound import PCM
-from voice.gateway.turnstile import Sluice, Turnstile
+from voice.gateway.turnstile import Sluice
 
 log = logging.getLogger("voice.gateway")
 
-SLICE = 48000  # bytes of audio (1 s) handled before others get their turn
 SMALL = 16 * 1024  # characters; a message up to here is taken whatever the limit
 LARGE = 4 * 1024  # larger events are taken one at a time, and of all connections together
 LARGE_BYTES_PER_S, LARGE_PAUSE_S = 1e6, 0.1  # so much of them a second: one of 30 KB costs this process 2 to 4 ms of CPU, most of it to keep it
@@ -55,7 +56,6 @@ class _Append(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Append)
-_ears = Turnstile(8)  # frames of audio
 _readers = Sluice(LARGE_BYTES_PER_S, LARGE_PAUSE_S)  # large events: those who talk are not held up by fifty others who paste
 
 
@@ -157,6 +157,7 @@ class RealtimeConsumer:
         """`returning`: the handshake of a client that takes its session up again."""
         live = self.live
         self.closed, self.code, self.reason = asyncio.Event(), 1011, "server_error"
+        self.intake = Intake(live.audio, lambda: live.session.turns.buffer.room, live.fail)
         outbox = Outbox(self.send, self.cut)
         try:
             if returning:
@@ -198,11 +199,15 @@ class RealtimeConsumer:
 
     async def read(self) -> None:
         receive = self.receive
-        while True:
-            message = await receive()
-            if message["type"] == "websocket.disconnect":
-                raise Closing(0, "client" if message.get("code") == 1000 else "disconnected")
-            await self.frame(message)
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "websocket.disconnect":
+                    raise Closing(0, "client" if message.get("code") == 1000 else "disconnected")
+                await self.frame(message)
+        finally:
+            if self.live.connection is self:
+                self.intake.flush()
 
     async def frame(self, message: dict[str, Any]) -> None:
         text = message.get("text")
@@ -217,6 +222,7 @@ class RealtimeConsumer:
             event = None
         if event is not None and event.type == APPEND and event.audio is not None:
             return await self.append(event)
+        self.intake.flush()
         if len(text) > LARGE:
             await _readers.wait(len(text))
         began = time.perf_counter()
@@ -240,6 +246,8 @@ class RealtimeConsumer:
         stop the answer that fills it, and speech follows them."""
         if self.live.record.backlog > BACKLOG_BYTES:
             await self.live.recorder.flush(self.live.record)
+        else:
+            await asyncio.sleep(0)
         outbox = self.live.line.outbox
         while outbox is not None and outbox.unsent > UNREAD_BYTES:
             await asyncio.sleep(LOOK_S)
@@ -262,8 +270,6 @@ class RealtimeConsumer:
 
     async def append(self, event: _Append) -> None:
         """The hot path: audio into the session."""
-        if not _ears.free():
-            await _ears.wait()
         try:
             pcm = pybase64.b64decode(event.audio, validate=True)
         except ValueError:
@@ -272,17 +278,18 @@ class RealtimeConsumer:
             pcm = self.live.sound.incoming(pcm, format)
         elif len(pcm) & 1:
             return self.live.error("invalid_value", f"'audio' has {len(pcm)} bytes; PCM16 needs an even number.", "audio", event.event_id)
-        if len(pcm) <= SLICE:
-            self.live.audio(pcm, event.event_id)
-        else:
-            view = memoryview(pcm)
-            for at in range(0, len(pcm), SLICE):
-                self.live.audio(bytes(view[at : at + SLICE]), event.event_id)
-                await asyncio.sleep(0)
+        for piece in (pcm,) if len(pcm) <= PIECE_BYTES else _pieces(pcm):
+            self.intake.push(piece, event.event_id)
+            if self.intake.full:
+                await self.intake.emptied()
         self.audio_s += max(SHORTEST_S, len(pcm) / BYTES_PER_S)
         ahead = self.audio_s - (time.monotonic() - self.began) * FASTEST - BURST_S
         if ahead > 0:  # far faster than real time: TCP holds the sender back
             await asyncio.sleep(min(1.0, ahead / FASTEST))
+
+
+def _pieces(pcm: bytes) -> Iterator[bytes]:
+    return (pcm[at : at + PIECE_BYTES] for at in range(0, len(pcm), PIECE_BYTES))
 
 
 def _unavailable() -> VivavoceError:

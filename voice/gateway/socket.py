@@ -6,7 +6,6 @@ of audio. Here it pauses once READ_AHEAD_BYTES wait to be taken, so that memory 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 
@@ -56,9 +55,6 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete = True  # refused by its status: that is an answer, too
 
     async def receive(self):
-        """With more frames waiting, the other connections have theirs first: late, the loop must not get later."""
-        if not self.queue.empty():
-            await asyncio.sleep(0)
         message = await super().receive()
         if self.queue.empty():
             self.unread_bytes = 0

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 
 class Turnstile:
-    """So many a turn of the event loop, the others in their order: what has to take several turns (a round trip to Redis takes seven) is not held up
+    """So many a turn of the event loop, the others in their order: what has to take several turns (an event through Redis takes five) is not held up
     behind a hundred frames of sound that came at once."""
 
     def __init__(self, count: int):
         self._count = self._left = count
-        self._waiting: deque[asyncio.Future] = deque()  # one a connection at most
+        self._waiting: deque[Callable[[], None]] = deque()  # one a connection
         self._turning = False
 
     def free(self) -> bool:
@@ -23,12 +24,10 @@ class Turnstile:
         self._turn_soon()
         return True
 
-    async def wait(self) -> None:
-        """Pass after those who came before."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+    def call(self, callback: Callable[[], None]) -> None:
+        """After those who came before. It must not raise."""
+        self._waiting.append(callback)
         self._turn_soon()
-        await turn
 
     def _turn_soon(self) -> None:
         if not self._turning:
@@ -38,10 +37,8 @@ class Turnstile:
     def _next_turn(self) -> None:
         self._turning, self._left = False, self._count
         while self._left and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():  # it may have been cancelled
-                turn.set_result(None)
-                self._left -= 1
+            self._left -= 1
+            self._waiting.popleft()()
         if self._left < self._count:
             self._turn_soon()
 
