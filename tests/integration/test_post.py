@@ -70,6 +70,24 @@ async def test_a_redis_that_does_not_answer_is_an_error_in_time_for_all_who_wait
     await post.close()
 
 
+async def test_an_answer_that_cannot_be_read_is_the_error_of_all_who_wait_for_it():
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):  # the login is answered well
+            writer.write(b"?\r\n" if b"ECHO" in data else b"+OK\r\n" * (b"\r\n" + data).count(b"\r\n*"))
+        writer.close()
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    post = Post(functools.partial(connect_async, f"redis://127.0.0.1:{port}/0?protocol=2"), timeout_s=2, retries=0)
+    asked = [echo(post, n) for n in range(3)]
+    for task in asked:
+        with pytest.raises(redis.InvalidResponse):
+            await asyncio.wait_for(task, 5)
+    await post.close()
+    server.close()
+    await server.wait_closed()
+
+
 async def test_who_waits_when_it_is_closed_is_cancelled(servers):
     post = Post(functools.partial(connect_async, os.environ["REDIS_URL"]), timeout_s=20, retries=3)
     await echo(post, 0)

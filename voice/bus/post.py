@@ -19,7 +19,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 
 TOGETHER = 64  # askers of one round trip
 CONNECT_S = 2.0
-CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, OSError)  # TimeoutError is an OSError
+CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)  # TimeoutError is an OSError
 _backoff = ExponentialBackoff(cap=0.5, base=0.02)
 
 
@@ -77,17 +77,18 @@ class Post:
                 taken = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
                 await self._carry_these(taken)
         finally:
-            self._task, self._under_way = None, False
+            self._task = None
+            self._go_on()
 
     async def _carry_these(self, taken: list[tuple[list[bytes], asyncio.Future]]) -> None:
         try:
             replies = await self._trip([packed for commands, _ in taken for packed in commands])
-        except CONNECTION_ERRORS as error:
+        except Exception as error:
             for _, asked in taken:
                 if not asked.done():
                     asked.set_exception(error)
             return
-        except BaseException:  # this end is closed
+        except asyncio.CancelledError:  # this end is closed
             for _, asked in taken:
                 asked.cancel()
             raise
@@ -108,7 +109,7 @@ class Post:
                 await self._hang_up()
                 if failures > self._retries and not self._closed:
                     raise
-            except BaseException:  # what was asked for is still on its way
+            except (Exception, asyncio.CancelledError):  # what was asked for is still on its way
                 await self._hang_up()
                 raise
             await asyncio.sleep(_backoff.compute(failures))

@@ -25,9 +25,10 @@ from voice.core.settings import SessionConfig, turn_taking
 from voice.gateway import auth, metrics, pace, prompts, resume
 from voice.gateway.admission import admission
 from voice.gateway.dispatch import shared
+from voice.gateway.ids import make_id
 from voice.gateway.intake import PIECE_BYTES, Intake
 from voice.gateway.limits import Place, patrol, window_of
-from voice.gateway.live import Live, make_id
+from voice.gateway.live import Live
 from voice.gateway.meter import BYTES_PER_S
 from voice.gateway.notices import shelf
 from voice.gateway.outbox import Outbox

@@ -48,7 +48,7 @@ class Intake:
     def flush(self) -> None:
         """Hear what was gathered, now: what the client says next is meant after it."""
         parts, self._parts, self._size = self._parts, [], 0
-        if len(parts) > 1 and self._room() > sum(len(pcm) for pcm, _ in parts):
+        if len(parts) > 1 and self._room() >= sum(len(pcm) for pcm, _ in parts):
             parts = [(b"".join(pcm for pcm, _ in parts), parts[-1][1])]
         for pcm, event_id in parts:  # one by one where some will be refused
             self._hear(pcm, event_id)

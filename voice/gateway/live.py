@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import weakref
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -46,17 +45,6 @@ WINDOW = "window"  # how long a session waits for its client to come back
 TRUST_S = 9.0  # heard that long ago that the session is ours, a process may have slept: nothing is written to the database until it is heard again
 QUIET = (ChunkKind.AUDIO, ChunkKind.TEXT, ChunkKind.BEAT)  # chunks whose effects say all there is to keep
 config = settings.VOICE
-
-
-_random: list[str] = []
-
-
-def make_id(prefix: str) -> str:
-    """Ids inside a session: 80 random bits, short enough for call ids (at most 32 characters). Asking the kernel gives way to other threads: once for many."""
-    if not _random:
-        many = secrets.token_hex(10 * 256)
-        _random.extend(many[at : at + 20] for at in range(0, len(many), 20))
-    return f"{prefix}_{_random.pop()}"
 
 
 class Connection(Protocol):

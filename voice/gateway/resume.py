@@ -21,8 +21,9 @@ from voice.gateway import clock, metrics
 from voice.gateway.auth import Handshake, Principal, former_principal
 from voice.gateway.breakers import breakers
 from voice.gateway.dispatch import Dispatch
+from voice.gateway.ids import make_id
 from voice.gateway.limits import Place, patrol
-from voice.gateway.live import Live, lives, make_id
+from voice.gateway.live import Live, lives
 from voice.gateway.notices import shelf
 from voice.gateway.recorder import ERRORS, GRACE_S, Recorder
 from voice.gateway.store import turns_known

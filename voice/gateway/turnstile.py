@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Turnstile:
-    """So many a turn of the event loop, the others in their order: what has to take several turns (an event through Redis takes five) is not held up
+    """So many a turn of the event loop, the others in their order: what has to take several turns (an event through Redis takes about five) is not held up
     behind a hundred frames of sound that came at once."""
 
     def __init__(self, count: int):

@@ -14,7 +14,7 @@ from apps.common.errors import BadRequest
 from voice.core.errors import ProtocolError
 from voice.core.jobs import Chunk, ChunkKind, Stage
 from voice.core.setters import EFFORTS, check_tools
-from voice.gateway.live import make_id
+from voice.gateway.ids import make_id
 from voice.gateway.rest.door import Caller, json_body, operation, pick, unsupported
 from voice.gateway.rest.speech import sse
 from voice.gateway.rest.work import Work, WorkFailed

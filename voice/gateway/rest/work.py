@@ -13,7 +13,7 @@ from voice.bus.redis import BusUnavailable
 from voice.core.jobs import Chunk, ChunkKind, Feed, Job, Stage
 from voice.core.leases import Lease, Verdict
 from voice.gateway.dispatch import shared
-from voice.gateway.live import make_id
+from voice.gateway.ids import make_id
 
 QUEUE = 8000  # chunks; an answer has fewer
 CHECK_S = 0.1
