@@ -103,9 +103,9 @@ def account_spend() -> Spend:
 def _spend(account: Account) -> Spend:
     period = OpenPeriod.objects.get(pk=1)
     used = rollups.totals(period.number)
-    together = {m: used.get(m, 0) + account.held.get(m, 0) for m in {*used, *account.held}}
+    together = {m: account.used.get(m, 0) + account.held.get(m, 0) for m in {*account.used, *account.held}}  # of one moment: as the cap counts
     spent = cost_micros(used, account.rates, account.included)
-    held = cost_micros(together, account.rates, account.included) - spent
+    held = max(0, cost_micros(together, account.rates, account.included) - spent)  # what is not in the sums yet is spent, and still held too
     return Spend(account.currency, spent, held, account.cap_micros, account.plan_cap_micros, list(account.alerts), period.number, period.starts,
                  period.ends)  # fmt: skip
 

@@ -241,6 +241,22 @@ def test_fifty_sessions_race_one_balance(tenant):
     assert rollups.differences() == []
 
 
+def test_what_is_used_and_not_yet_in_the_sums_is_shown_once(tenant):
+    """Between a turn's entries and the next roll the session still holds what it used: spent and held together stay what they were."""
+    accounts.account_set_terms(currency="usd", period_start=MARCH, period_end=APRIL, rates=MINUTE, included={})
+    accounts.account_set_cap(cap_micros=50_000, alerts=[], actor=SYSTEM)
+    assert reserve(session_id="sess_a", units={"session_ms": 60_000})
+    with transaction.atomic(), connection.cursor() as cursor:
+        rollups.lock(cursor)  # nobody rolls
+        usage_record(session_id="sess_a", turn_id="turn_1", meters={"session_ms": 36_000})
+        spend = accounts.account_spend()
+    assert (spend.spent_micros, spend.held_micros) == (30_000, 20_000)
+    release(session_id="sess_a")
+    rolled()
+    spend = accounts.account_spend()
+    assert (spend.spent_micros, spend.held_micros) == (30_000, 0)
+
+
 def test_a_silent_session_gives_back_what_it_held(tenant):
     accounts.account_set_terms(currency="usd", period_start=MARCH, period_end=APRIL, rates=MINUTE, included={})
     accounts.account_set_cap(cap_micros=50_000, alerts=[], actor=SYSTEM)
