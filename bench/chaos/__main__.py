@@ -16,6 +16,8 @@ PARTS = {
     "worker-freeze": (workers.freeze, 10, 1),
     "redis": (lambda ground, times: stores.restarts(ground, times, "redis"), 20, 2),
     "postgres": (lambda ground, times: stores.restarts(ground, times, "postgres"), 20, 2),
+    "redis-freeze": (lambda ground, times: stores.freezes(ground, times, "redis"), 10, 1),
+    "postgres-freeze": (lambda ground, times: stores.freezes(ground, times, "postgres"), 10, 1),
 }
 
 

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL restarted under live sessions: they go on or resume, and no turn, item or usage is lost."""
+"""Redis and PostgreSQL restarted or frozen under live sessions: they go on or resume, and no turn, item or usage is lost."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 
+import psutil
 from websockets.exceptions import ConnectionClosed
 
 from bench.chaos.gateways import come_back
-from bench.chaos.ground import Ground, lost, report
+from bench.chaos.ground import Ground, lost, p, report
 from tests import conftest
 from tests.e2e.client import Client
 
 SESSIONS = 20
+PAUSE_S = 4.0  # between two strikes
+FREEZES_S = (1, 3, 6, 10, 15)  # one after the other
 # of a long talk the model is shown the end alone: what is struck is the servers, not how fast a model reads on this machine
 SHORT = {"type": "retention_ratio", "retention_ratio": 0.5, "token_limits": {"post_instructions": 200}}
 
@@ -66,53 +72,79 @@ class Talker:
         return found
 
 
-async def live_through(ground: Ground, times: int, which: str, restart, pause_s: float) -> bool:
+async def live_through(ground: Ground, times: int, name: str, strike: Callable[[], None]) -> bool:
     counts, faults, away = Counter(), [], []
     talkers = [Talker(ground, n, counts, faults) for n in range(SESSIONS)]
     tasks = [asyncio.create_task(t.run()) for t in talkers]
     await asyncio.sleep(3)
     for i in range(times):
         began = time.monotonic()
-        await asyncio.to_thread(restart)
+        await asyncio.to_thread(strike)
         away.append(time.monotonic() - began)
-        print(f"restart {i + 1}/{times}: away {away[-1]:.2f} s; so far {dict(counts)}, {len(faults)} faults", flush=True)
-        write(ground, which, counts, away, faults, None)
-        await asyncio.sleep(pause_s)
+        print(f"{name} {i + 1}/{times}: away {away[-1]:.2f} s; so far {dict(counts)}, {len(faults)} faults", flush=True)
+        write(ground, name, counts, away, faults, None)
+        await asyncio.sleep(PAUSE_S)
     for talker in talkers:
         talker.over = True
     await asyncio.gather(*tasks)
     missing = sum([await t.lost() for t in talkers], Counter())
-    write(ground, which, counts, away, faults, missing)
+    write(ground, name, counts, away, faults, missing)
     return not faults and not missing.total() and not ground.restarted
 
 
-def write(ground: Ground, which: str, counts: Counter, away: list[float], faults: list[str], missing: Counter | None) -> None:
+def write(ground: Ground, name: str, counts: Counter, away: list[float], faults: list[str], missing: Counter | None) -> None:
     found = "not known yet" if missing is None else "{turns}, {items}, {usage}; {doubled}".format_map(Counter(missing))
-    rows = [(f"{which} restarted {len(away)}x during {SESSIONS} sessions: turns", ", ".join(f"{n} {s}" for s, n in sorted(counts.items())), "go on or resume"),
+    what = name.replace("-freeze", " frozen") if "-" in name else f"{name} restarted"
+    rows = [(f"{what} {len(away)}x during {SESSIONS} sessions: turns", ", ".join(f"{n} {s}" for s, n in sorted(counts.items())), "go on or resume"),
             ("turns, items, usage lost; doubled", found, "0, 0, 0; 0"), ("sessions that could not go on", str(len(faults)), "0"),
-            ("workers that ended and were started again", str(ground.restarted), "0"), ("away p50", f"{sorted(away)[len(away) // 2]:.2f} s", "")]  # fmt: skip
-    report(f"chaos-{which}", rows, {"counts": counts, "away_s": away, "missing": missing, "faults": faults, "restarted": ground.restarted},
+            ("workers that ended and were started again", str(ground.restarted), "0"),
+            ("away p50 / max", f"{p(away, 50):.2f} / {p(away, 100):.2f} s", "")]  # fmt: skip
+    report(f"chaos-{name}", rows, {"counts": counts, "away_s": away, "missing": missing, "faults": faults, "restarted": ground.restarted},
            show=missing is not None)  # fmt: skip
 
 
 def restarts(ground: Ground, times: int, which: str) -> bool:
+    def restart(server, number: int) -> None:
+        server.stop()
+        server.start()
+
+    return struck(ground, times, which, which, restart)
+
+
+def freezes(ground: Ground, times: int, which: str) -> bool:
+    """Connections stay open and nothing answers, as behind a line that drops everything or on a host that pauses."""
+    def freeze(server, number: int) -> None:
+        root = psutil.Process(server.process.pid)
+        frozen = [root, *root.children(recursive=True)]
+        for process in frozen:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        time.sleep(FREEZES_S[number % len(FREEZES_S)])
+        for process in frozen:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    return struck(ground, times, which, f"{which}-freeze", freeze)
+
+
+def struck(ground: Ground, times: int, which: str, name: str, strike: Callable[..., None]) -> bool:
+    """`strike(server, number)` `times` times under talking sessions."""
     server = {"redis": conftest._redis, "postgres": conftest._postgres}[which]
     ground.restarted = 0
-    wanted, done, result = threading.Event(), threading.Event(), []
+    wanted, done, result, number = threading.Event(), threading.Event(), [], count()
 
-    def restart() -> None:
-        """Asked of the main thread: a child ends with the thread that started it."""
+    def ask() -> None:
+        """Of the main thread: a child ends with the thread that started it."""
         done.clear()
         wanted.set()
         done.wait(60)
 
-    thread = threading.Thread(target=lambda: result.append(asyncio.run(live_through(ground, times, which, restart, 4.0))))
+    thread = threading.Thread(target=lambda: result.append(asyncio.run(live_through(ground, times, name, ask))))
     thread.start()
     while thread.is_alive():
         if wanted.is_set():
             wanted.clear()
-            server.stop()
-            server.start()
+            strike(server, next(number))
             done.set()
         ground.supervise()
         time.sleep(0.02)

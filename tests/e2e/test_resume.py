@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from apps.common.launch import processes
 from examples.resume_with_openai import Memory
+from examples.speak_with_openai import Caller
 from tests.e2e.client import CHUNK, Client, Refused
 from tests.e2e.test_worker_loss import alike
 from voice.gateway.talk import read_wav
@@ -169,3 +170,33 @@ async def test_openai_python_comes_back_by_itself(stack, caller):
                 assert text == event.response.output[0].content[0].transcript and len(seen) == len(set(seen))
                 return
     pytest.fail("the connection ended before the answer")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("after_s", [0.0, 0.8, 1.9], ids=["as it begins", "in the middle of what is said", "about its end"])
+async def test_openai_python_speaks_through_a_kill(stack, caller, after_s):
+    """examples/speak_with_openai.py, its gateway killed with -9 while the caller speaks: the same answer, every word of it once."""
+    pcm = read_wav("samples/question.wav")
+    url, process = await asyncio.to_thread(stack.extra_gateway)
+    port = int(url.split(":")[2].split("/")[0])
+    client = AsyncOpenAI(api_key=caller[1], base_url=f"http://127.0.0.1:{port}/v1")
+
+    async def call(*, killed: bool) -> Caller:
+        one = Caller(pcm + bytes(96000))
+
+        async def kill() -> None:
+            await one.microphone.line.wait()
+            await asyncio.sleep(after_s)
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            stack.run(processes.Child("gateway-again", processes.gateway(port).command))
+
+        async with client.realtime.connect(model="gpt-realtime", on_reconnecting=one.come_back, max_retries=30, max_delay=1.0) as connection:
+            killing = asyncio.create_task(kill()) if killed else None
+            one.said = await asyncio.wait_for(one.call(connection), 60)
+            assert not killed or killing.done()
+        return one
+
+    whole, resumed = await call(killed=False), await call(killed=True)
+    assert resumed.said == whole.said != "" and resumed.microphone.sent <= len(pcm) + 96000
+    assert abs(len(resumed.heard) - len(whole.heard)) < 0.1 * 48000
