@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from config.redis import connect_async
-from voice.bus.post import CONNECTION_ERRORS, Post
+from voice.bus.post import CONNECTION_ERRORS, MUTE_S, Post
 
 
 @pytest.fixture
@@ -67,6 +67,20 @@ async def test_a_redis_that_does_not_answer_is_an_error_in_time_for_all_who_wait
         with pytest.raises(CONNECTION_ERRORS):
             await asyncio.wait_for(task, 5)
     assert await echo(post, 1) == [b"1"]
+    await post.close()
+
+
+async def test_a_redis_that_does_not_answer_is_noticed_before_it_is_an_error(servers):
+    post = Post(functools.partial(connect_async, os.environ["REDIS_URL"]), timeout_s=5)
+    await echo(post, 0)
+    assert not post.mute(lately_s=60)
+    slow = asyncio.create_task(post.ask(("BLPOP", "test:no_such_list", MUTE_S + 0.5)))
+    await asyncio.sleep(MUTE_S - 0.3)
+    assert not post.mute()
+    await asyncio.sleep(0.5)
+    assert post.mute()
+    await slow
+    assert not post.mute() and post.mute(lately_s=1)
     await post.close()
 
 

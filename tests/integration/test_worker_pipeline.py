@@ -13,8 +13,9 @@ import redis
 from django.conf import settings
 
 from config import workers
-from voice.bus.redis import RedisGatewayBus
+from voice.bus.redis import RedisGatewayBus, RedisWorkerBus
 from voice.core.jobs import Chunk, ChunkKind, Feed, Job, Stage
+from voice.gateway.dispatch import Dispatch
 
 COUNT = iter(range(10**6))
 SPEECH = {"voice": "alloy", "speed": 1.0, "language": "en", "rate_hz": 24000}
@@ -182,6 +183,31 @@ async def test_a_second_delivery_and_a_lower_attempt_are_not_done(bus):
         await bus.open(again)
         with pytest.raises(TimeoutError):
             await collect(bus, again, timeout_s=0.7)
+
+
+async def test_an_attempt_that_was_given_up_may_end_late_and_the_newest_is_still_heard(bus):
+    """The first attempt fell silent (a frozen worker, a Redis that hung), a second one runs, and then the first one's end is read."""
+    heard = []
+
+    class Listener:
+        def on_chunk(self, chunk: Chunk) -> None:
+            heard.append((chunk.attempt, chunk.kind))
+
+    worker, dispatch = RedisWorkerBus(settings.CONNECT_REDIS), Dispatch(bus)
+    await dispatch.start()
+    first = make(Stage.LLM, answer())
+    for job in (first, replace(first, attempt=2)):
+        dispatch.listen(job, Listener())
+    said = [(1, ChunkKind.DONE), (2, ChunkKind.STARTED), (2, ChunkKind.DONE), (2, ChunkKind.BEAT)]
+    for attempt, kind in said:
+        await asyncio.to_thread(worker.send, first, bus.stream, Chunk(first.id, attempt, 0, kind))
+    async with asyncio.timeout(10):
+        while len(heard) < 3:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+    assert heard == said[:3]  # and after the newest attempt's end nobody listens
+    dispatch._task.cancel()
+    worker.close()
 
 
 async def test_a_cancelled_job_is_not_begun(bus):

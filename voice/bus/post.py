@@ -6,6 +6,7 @@ A pipeline from a pool costs 110-137 µs of CPU, a round trip here 40, however m
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -19,6 +20,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 
 TOGETHER = 64  # askers of one round trip
 CONNECT_S = 2.0
+MUTE_S = 1.0  # a trip that has no answer for so long: Redis hangs, or the line to it does
 CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)  # TimeoutError is an OSError
 _backoff = ExponentialBackoff(cap=0.5, base=0.02)
 
@@ -34,6 +36,8 @@ class Post:
         self._connection: Any = None
         self._waiting: deque[tuple[list[bytes], asyncio.Future]] = deque()  # one an asker, who waits for it: no longer than there are tasks
         self._under_way = self._closed = False
+        self._left = 0.0  # when the trip under way began (monotonic); 0: there is none
+        self._mute_at = float("-inf")  # when the last one that took MUTE_S ended
         self._task: asyncio.Task | None = None
 
     async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
@@ -53,6 +57,11 @@ class Post:
             if isinstance(reply, redis.ResponseError):
                 raise reply
         return replies
+
+    def mute(self, lately_s: float = 0.0) -> bool:
+        """Is the trip under way without an answer for MUTE_S, or was one within the last `lately_s` seconds?"""
+        now = time.monotonic()
+        return 0 < self._left < now - MUTE_S or now - self._mute_at < lately_s
 
     async def close(self) -> None:
         """Who waits is cancelled."""
@@ -99,6 +108,15 @@ class Post:
             at += len(commands)
 
     async def _trip(self, packed: list[bytes]) -> list[Any]:
+        self._left = time.monotonic()
+        try:
+            return await self._try(packed)
+        finally:
+            if self.mute():
+                self._mute_at = time.monotonic()
+            self._left = 0.0
+
+    async def _try(self, packed: list[bytes]) -> list[Any]:
         for failures in count(1):
             if self._closed:
                 raise asyncio.CancelledError

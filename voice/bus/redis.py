@@ -72,7 +72,11 @@ class RedisGatewayBus:
         self.stream = f"gw:{gateway_id}:chunks"
         self._message = message
         self._last: str | bytes = "0"
-        self.away = False  # Redis does not answer: what it has for us cannot be heard
+        self._deaf = False  # the last read failed
+
+    def away(self, lately_s: float = 0.0) -> bool:
+        """Redis does not answer, or did not within the last `lately_s` seconds: what workers say cannot be heard."""
+        return self._deaf or self._post.mute(lately_s)
 
     async def start(self) -> None:
         await self._redis.delete(self.stream)
@@ -92,12 +96,12 @@ class RedisGatewayBus:
         while True:
             try:
                 (answer,) = await self._reader.ask(("XREAD", "COUNT", 500, "BLOCK", READ_S * 1000, "STREAMS", self.stream, self._last))
-                delay, self.away = 0.05, False
+                delay, self._deaf = 0.05, False
             except CONNECTION_ERRORS as error:
-                self.away = True
+                self._deaf = True
                 log.warning("bus: redis is away (%s), next try in %.2f s", error, delay)
                 await asyncio.sleep(delay)
-                delay = min(2.0, delay * 2)
+                delay = min(0.5, delay * 2)
                 continue
             for self._last, (name, value) in _rows(answer):
                 if name == CHUNK:
@@ -240,7 +244,7 @@ class RedisWorkerBus:
             except CONNECTION_ERRORS as error:
                 log.warning("bus: cancel listener lost redis (%s)", error)
                 self._stop.wait(delay)
-                delay = min(2.0, delay * 2)
+                delay = min(0.5, delay * 2)
 
     active: Callable[[], list[Job]] = staticmethod(lambda: [])  # set by the worker: the jobs it holds
 

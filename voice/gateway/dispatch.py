@@ -26,7 +26,7 @@ class Listener(Protocol):
 class Dispatch:
     def __init__(self, bus: RedisGatewayBus):
         self.bus = bus
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, tuple[int, Listener]] = {}  # job -> (its newest attempt, who listens)
         self._task: asyncio.Task | None = None
 
     async def start(self) -> None:
@@ -34,7 +34,7 @@ class Dispatch:
         self._task = asyncio.create_task(self._route(), name="dispatch")
 
     def listen(self, job: Job, listener: Listener) -> None:
-        self._listeners[job.id] = listener
+        self._listeners[job.id] = job.attempt, listener
 
     def forget(self, job_id: str) -> None:
         self._listeners.pop(job_id, None)
@@ -45,10 +45,10 @@ class Dispatch:
 
     def _deliver(self, chunk: Chunk) -> None:
         """Apart from `_route`, which waits for the next chunk and would keep the listener of the last one."""
-        listener = self._listeners.get(chunk.job)
-        if listener is not None:
+        if chunk.job in self._listeners:
+            attempt, listener = self._listeners[chunk.job]
             listener.on_chunk(chunk)
-            if chunk.kind in _LAST:
+            if chunk.kind in _LAST and chunk.attempt == attempt:  # one that was given up may still end, while the newest is under way
                 self._drop_ended(chunk)
 
     def _drop_ended(self, chunk: Chunk) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 JUDGED = (ChunkKind.DONE, ChunkKind.TRANSCRIPT, ChunkKind.FAILED)
 FAULTS = ("engine_error", "deadline_exceeded", "model_not_found", "model_broken", "unknown_engine")  # of an engine, not of what it was asked
+AFTER_S = 2.0  # what was handed out late is heard so much later than a Redis that was away
 
 
 def _engine_of(job: Job) -> Engine:
@@ -28,7 +29,8 @@ class Health:
     # Of engines
 
     def failed(self, job: Job) -> None:
-        breakers().failed(_engine_of(job))
+        if not self._live.dispatch.bus.away(AFTER_S):  # else nobody knows what the engine did
+            breakers().failed(_engine_of(job))
 
     def judge(self, chunk: Chunk) -> None:
         """What the breaker of its engine learns of a chunk."""

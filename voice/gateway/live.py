@@ -255,7 +255,7 @@ class Live:
 
     def on_timer(self, name: str) -> None:
         self._timers.pop(name, None)
-        if self.dispatch.bus.away:
+        if self.dispatch.bus.away():
             self.session.cannot_hear(clock.now())
         try:
             self.perform(self.session.timer(name, clock.now()))

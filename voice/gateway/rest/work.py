@@ -43,7 +43,6 @@ class Work:
         self._lease = Lease(self._job, self._job.session, now, now + self._job.deadline_ms / 1000, now + config.START_DEADLINE_MS / 1000,
                             now + config.WAIT_DEADLINE_MS / 1000, feeds=list(self._feeds))  # fmt: skip
         self._dispatch = await shared()
-        self._dispatch.listen(self._job, self)
         await self._open()
         return self
 
@@ -65,6 +64,7 @@ class Work:
         await self._guard(self._dispatch.bus.feed(self._lease.job, feed))
 
     async def _open(self) -> None:
+        self._dispatch.listen(self._lease.job, self)
         await self._guard(self._dispatch.bus.open(self._lease.job, tuple(self._lease.feeds)))
 
     async def _guard(self, sending) -> None:
