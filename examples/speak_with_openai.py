@@ -63,7 +63,7 @@ class Caller:
         return {"extra_query": {"session_id": self.session_id, "last_event_id": self.last_event_id}}
 
     async def call(self, connection) -> str:
-        """Say it all, hear the answer; its text."""
+        """Say it all, hear the answer; its text. Raises RuntimeError where the answer failed, ConnectionError where the call was over before."""
         speaking = asyncio.create_task(self.microphone.speak(connection))
         try:
             async for event in connection:
@@ -74,6 +74,8 @@ class Caller:
                 elif event.type == "response.output_audio.delta":
                     self.heard += base64.b64decode(event.delta)
                 elif event.type == "response.done" and event.response.status != "cancelled":  # cancelled: the caller went on speaking
+                    if event.response.status == "failed":
+                        raise RuntimeError(f"no answer: {event.response.status_details.error}")
                     return event.response.output[0].content[0].transcript
         finally:
             speaking.cancel()

@@ -1,4 +1,5 @@
-"""The short forms of `make chaos` and `make soak`: Redis and PostgreSQL restarted, and Redis frozen, under twenty live sessions (on servers of their own), and sessions that leave nothing behind."""
+"""The short forms of `make chaos` and `make soak`: Redis and PostgreSQL restarted, and Redis frozen, under twenty live sessions
+(on servers of their own), and sessions that leave nothing behind."""
 
 from __future__ import annotations
 

@@ -185,18 +185,22 @@ async def test_a_second_delivery_and_a_lower_attempt_are_not_done(bus):
             await collect(bus, again, timeout_s=0.7)
 
 
-async def test_an_attempt_that_was_given_up_may_end_late_and_the_newest_is_still_heard(bus):
-    """The first attempt fell silent (a frozen worker, a Redis that hung), a second one runs, and then the first one's end is read."""
-    heard = []
+@pytest.mark.parametrize("gap", [False, True], ids=["the first ends late", "an end with something missing before it"])
+async def test_whatever_attempt_ends_the_newest_is_heard(bus, gap):
+    """The first attempt fell silent (a frozen worker, a Redis that hung), a second one runs, and then the first one's end is read; or the second
+    is opened when the first one's end is read."""
+    worker, dispatch, heard = RedisWorkerBus(settings.CONNECT_REDIS), Dispatch(bus), []
+    await dispatch.start()
+    first = make(Stage.LLM, answer())
+    second = replace(first, attempt=2)
 
     class Listener:
         def on_chunk(self, chunk: Chunk) -> None:
             heard.append((chunk.attempt, chunk.kind))
+            if gap and chunk.attempt == 1:
+                dispatch.listen(second, self)
 
-    worker, dispatch = RedisWorkerBus(settings.CONNECT_REDIS), Dispatch(bus)
-    await dispatch.start()
-    first = make(Stage.LLM, answer())
-    for job in (first, replace(first, attempt=2)):
+    for job in (first,) if gap else (first, second):
         dispatch.listen(job, Listener())
     said = [(1, ChunkKind.DONE), (2, ChunkKind.STARTED), (2, ChunkKind.DONE), (2, ChunkKind.BEAT)]
     for attempt, kind in said:

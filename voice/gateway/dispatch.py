@@ -13,7 +13,6 @@ from django.utils.module_loading import import_string
 
 from voice.bus.redis import RedisGatewayBus
 from voice.core.jobs import Chunk, ChunkKind, Job
-from voice.core.leases import MAX_ATTEMPTS
 
 log = logging.getLogger("voice.dispatch")
 _LAST = (ChunkKind.DONE, ChunkKind.FAILED)
@@ -44,17 +43,15 @@ class Dispatch:
             self._deliver(chunk)
 
     def _deliver(self, chunk: Chunk) -> None:
-        """Apart from `_route`, which waits for the next chunk and would keep the listener of the last one."""
-        if chunk.job in self._listeners:
-            attempt, listener = self._listeners[chunk.job]
-            listener.on_chunk(chunk)
-            if chunk.kind in _LAST and chunk.attempt == attempt:  # one that was given up may still end, while the newest is under way
-                self._drop_ended(chunk)
+        """Apart from `_route`, which waits for the next chunk and would keep the listener of the last one.
 
-    def _drop_ended(self, chunk: Chunk) -> None:
-        # a failed attempt may be followed by another one under the same id
-        if chunk.kind is ChunkKind.DONE or not chunk.meta.get("retryable") or chunk.attempt >= MAX_ATTEMPTS:
-            self.forget(chunk.job)
+        The end of the newest attempt ends the listening; whoever opens another one listens anew. An attempt that was given up may end
+        while the newest is under way, and an end with something missing before it is answered with another attempt at once.
+        """
+        if chunk.job in self._listeners:
+            self._listeners[chunk.job][1].on_chunk(chunk)
+            if chunk.kind in _LAST and self._listeners.get(chunk.job, (0,))[0] == chunk.attempt:
+                self.forget(chunk.job)
 
 
 _dispatch: Dispatch | None = None
