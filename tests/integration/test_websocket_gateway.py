@@ -153,7 +153,7 @@ async def test_any_process_may_die_in_the_middle_of_a_turn(stack, owner, victim)
     if victim != "gateway":
         name, process = stack.start_worker(victim)
         await asyncio.to_thread(stack.wait_workers, victim, 2)
-        names = [n for n in stack.processes if n.startswith(f"{victim}-") and n != name]
+        names = [n for n, other in stack.processes.items() if n.startswith(f"{victim}-") and n != name and other.poll() is None]
         process = stack.processes[names[0]] if names else process
     async with Client(url, owner[1]) as client:
         await client.send("session.update", session=VOICE)
